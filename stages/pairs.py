@@ -48,9 +48,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 @dataclass
 class JudgedPrompt:
     """A prompt with the contrasts that strategies choose from: judged ones (False), or those of a ranking (True).
-    Candidates in `unsound_ids` must not be chosen."""
+    Candidates in `unsound_ids` must not be chosen. `places`: of candidates in the pool, by id."""
 
     prompt: Example
+    places: dict[str, int]
     contrasts_by_ranked: dict[bool, list[Contrast]]
     unsound_ids: set[str]
 
@@ -90,7 +91,8 @@ class Pairing:
                         unsound_ids.add(candidate.candidate_id)
             compared = comparisons(judgements, {c.candidate_id: c for c in candidates})
             contrasts_by_ranked = {False: compared, True: rank_contrasts(compared)}
-            yield JudgedPrompt(prompt, contrasts_by_ranked, unsound_ids)
+            places = {each.candidate_id: place for place, each in enumerate(candidates)}
+            yield JudgedPrompt(prompt, places, contrasts_by_ranked, unsound_ids)
 
     def make_admissions_by_ranked(self) -> dict[bool, admission.Admission]:
         """Return the filters of judged contrasts (False) and of those of a ranking (True). The quantiles of
@@ -129,7 +131,7 @@ class Pairing:
         for judged in self.judged_prompts():
             self.prompts += 1
             for contrast in self.choose_with_every_strategy(judged):
-                pair = make_pair(judged.prompt, contrast, labeler, self.cfg.strategy)
+                pair = make_pair(judged, contrast, labeler, self.cfg.strategy)
                 has_thought = contrast.better.has_thought
                 self.thought_on_one_side += has_thought != contrast.worse.has_thought
                 self.part_early += pair.parts_early
@@ -286,7 +288,7 @@ def draw_random_pairs(pairing: Pairing, run_pairs: list[Pair]) -> list[Pair]:
             judged.contrasts_by_ranked[pairing.uses_ranking], judged.unsound_ids
         )
         for contrast in select_contrasts(usable, Strategy.random, cfg, prompt.id):
-            pair = make_pair(prompt, contrast, run_pairs[0].labeler, cfg.strategy)
+            pair = make_pair(judged, contrast, run_pairs[0].labeler, cfg.strategy)
             pairs.append(replace(pair, split=side_of_prompt[prompt.id]))
     return pairs
 
@@ -316,6 +318,7 @@ def turn_around(pair: Pair) -> Pair:
         rejected_token_ids=pair.chosen_token_ids,
         rejected_tokenizer=pair.chosen_tokenizer,
         rejected_policy=pair.chosen_policy,
+        chosen_first=not pair.chosen_first,
     )
 
 
@@ -324,8 +327,9 @@ def sides_of(contrasts: list[Contrast]) -> list[tuple[Candidate, Candidate]]:
     return [(contrast.better, contrast.worse) for contrast in contrasts]
 
 
-def make_pair(prompt: Example, contrast: Contrast, labeler: str, strategy: Strategy) -> Pair:
+def make_pair(judged: JudgedPrompt, contrast: Contrast, labeler: str, strategy: Strategy) -> Pair:
     """Return a contrast as a training pair. `split_rows` holds some of them out."""
+    prompt, places = judged.prompt, judged.places
     better, worse = contrast.better, contrast.worse
     return Pair(
         id=records.content_id(prompt.id, better.text, worse.text),
@@ -346,4 +350,5 @@ def make_pair(prompt: Example, contrast: Contrast, labeler: str, strategy: Strat
         rejected_finish_reason=worse.finish_reason,
         chosen_policy=better.policy,
         rejected_policy=worse.policy,
+        chosen_first=places[better.candidate_id] < places[worse.candidate_id],
     )

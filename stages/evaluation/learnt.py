@@ -5,7 +5,8 @@ was learnt of these preferences. Better answers are shown by checks or judges on
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from heapq import nsmallest
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
+from stages.evaluation.blind_rules import BlindPair, blind_figures
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
@@ -25,13 +27,14 @@ from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
-from stages.store.records import Pair, PairLogProbs, content_id
+from stages.store.records import Pair, PairLogProbs, content_id, stream
 from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.thoughts import answer_behind
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
 FEWEST = 10  # pairs; with more, the interval alone decides
+MOST_TRAINING = 2000  # training pairs by which the best blind rule is chosen
 MORE_LOOPS = 0.02  # a rise of the share of answers that loop
 
 Array = NDArray[np.float64]
@@ -45,66 +48,171 @@ def learnt_results(
     token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals,
     pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is empty without SFT.
     Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
-    Also return what was measured of the policy, by its log-ratio."""
+    `moved`: how far training moved the answers. `blind`: the best rule that reads no answer, and what it leaves
+    unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, {}
+    if none repeats. Also return what was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
         role
         for role, title in cfg.models.items()
         if role != "base" and title != GRPO.objective.title
     ]
-    if before != "sft" or "policy" not in roles or not (pairs := read_held_out(inputs, out)):
+    if before != "sft" or "policy" not in roles:
         return {}, []
+    pairs = read_held_out(inputs, out)
     pairs, rows = in_own_forms({role: inputs[role] / "model" for role in roles}, pairs)
-    if not pairs:
+    labels = {pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)}
+    if not pairs or len(labels) == 1:
         return {}, []
-    labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
-    if len(labels) and labels.all() == labels.any():
-        return {}, []
-    main = main_difference(cfg.models)
-    prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {
         role: log_probs(cfg, role, inputs[role] / "model", of_role)
         for role, of_role in rows.items()
     }
-    masked = np.array(
-        [[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs]
-    )
-    tokens = np.array([[len(p.chosen_ids), len(p.rejected_ids)] for _, p in pairs], float) - masked
+    contract = load_contract(inputs["sft"] / "model")
+    scored = ScoredPairs(pairs, sums, completion_tokens(pairs), contract, before, cfg)
+    training = training_pairs(inputs, contract)
+    figures = scored.figures(training)
+    repeats = np.array([pair.repeats for pair, _ in pairs])
+    figures["repeats"] = int(repeats.sum())
+    figures["others"] = scored.select(~repeats).figures(training) if repeats.any() else {}
+    return figures, scored.measures()
 
-    def right(scores: Array) -> Array:
-        if len(labels):
-            return placements(scores[:, 0], labels)
-        # 1 where chosen is higher, 0.5 where they are equal
+
+@dataclass
+class ScoredPairs:
+    """Held-out pairs with their log-probs under each model, and with their tokens: (pairs, 2), chosen and rejected."""
+
+    pairs: list[tuple[Pair, PairLogProbs]]
+    sums: dict[str, Array]
+    tokens: Array
+    contract: Contract
+    before: str
+    cfg: Eval
+
+    def select(self, mask: NDArray[np.bool_]) -> "ScoredPairs":
+        """Return some of the pairs."""
+        sums = {role: of_role[mask] for role, of_role in self.sums.items()}
+        pairs = [*compress(self.pairs, mask)]
+        return replace(self, pairs=pairs, sums=sums, tokens=self.tokens[mask])
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """The labels of single completions; empty for pairs."""
+        labels = [pair.label for pair, _ in self.pairs if isinstance(pair, MismatchedPair)]
+        return np.array(labels, bool)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [pair.prompt_id for pair, _ in self.pairs]
+
+    @property
+    def ratios(self) -> dict[str, Array]:
+        """The log-ratio of each model to the model before training, by role."""
+        start = self.sums[self.before]
+        return {role: sums - start for role, sums in self.sums.items() if role != self.before}
+
+    def right(self, scores: Array) -> Array:
+        """Return 1 for each pair whose chosen answer has the higher score, 0.5 where the scores are equal, and else 0;
+        for single completions the placements."""
+        if len(self.labels):
+            return placements(scores[:, 0], self.labels)
         return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
-    def shares(scores: dict[str, Array]) -> dict[str, Any]:
-        means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
-        row = {name: asdict(means.tested_share(i, cfg.confidence)) for i, name in enumerate(scores)}
+    def shares(self, scores: dict[str, Array]) -> dict[str, Any]:
+        """Return each model's share of right pairs, and the differences of the models compared."""
+        outcomes = np.stack([self.right(of_role) for of_role in scores.values()], 1)
+        means = Means(outcomes, self.prompts, drawn=True)
+        confidence = self.cfg.confidence
+        row = {name: asdict(means.tested_share(i, confidence)) for i, name in enumerate(scores)}
         names = [*scores]
-        for name, other in ((main, before), ("policy-control", "control")):
+        main = main_difference(self.cfg.models)
+        for name, other in ((main, self.before), ("policy-control", "control")):
             if {"policy", other} <= scores.keys():
-                delta = means.difference(names.index("policy"), names.index(other), cfg.confidence)
+                delta = means.difference(names.index("policy"), names.index(other), confidence)
                 row[name] = asdict(delta)
         return row
 
-    units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]
-    values = right(sums["policy"] - sums[before]).tolist()
-    measured = [Measure(FAVOURED, *row) for row in zip(units, prompts, values, strict=True)]
-    noun = (
-        "held-out completions, each desirable one with each other one"
-        if len(labels)
-        else "held-out pairs"
-    )
-    return {
-        "pairs": len(pairs),
-        "of": f"{len(pairs):,} {noun}",
-        "prompts": len({*prompts}),
-        "ratio": shares({role: sums[role] - sums[before] for role in roles if role != before}),
-        "sum": shares(sums),
-        "per_token": shares({role: sums[role] / tokens for role in roles}),
-        **shares({"longer": answer_lengths(pairs, tokens, load_contract(inputs["sft"] / "model"))}),
-        "note": TOO_FEW if len(pairs) < FEWEST else "",
-    }, measured
+    def moved(self) -> dict[str, float]:
+        """Return by role how far training moved an answer's log-prob, up or down, in nats per token on average."""
+        # a mismatched completion is no answer
+        sides = 1 if len(self.labels) else 2
+        tokens = self.tokens[:, :sides]
+        return {
+            role: float((np.abs(ratio[:, :sides]) / tokens).mean())
+            for role, ratio in self.ratios.items()
+        }
+
+    def blind(self, training: Sequence[BlindPair]) -> dict[str, Any]:
+        """Return the figures of the best blind rule; {} for single completions, which no rule compares."""
+        if len(self.labels):
+            return {}
+        lengths = answer_lengths(self.pairs, self.tokens, self.contract)
+        held_out = [
+            BlindPair.of(pair, of_pair)
+            for (pair, _), of_pair in zip(self.pairs, lengths.tolist(), strict=True)
+        ]
+        gained = {role: self.right(ratio) for role, ratio in self.ratios.items()}
+        return blind_figures(training, held_out, self.prompts, gained, self.cfg.confidence)
+
+    def figures(self, training: Sequence[BlindPair]) -> dict[str, Any]:
+        """Return all figures; {} without pairs, or if single completions are all of one label."""
+        if not self.pairs or (len(self.labels) and self.labels.all() == self.labels.any()):
+            return {}
+        noun = "held-out pairs"
+        if len(self.labels):
+            noun = "held-out completions, each desirable one with each other one"
+        lengths = answer_lengths(self.pairs, self.tokens, self.contract)
+        return {
+            "pairs": len(self.pairs),
+            "of": f"{len(self.pairs):,} {noun}",
+            "prompts": len({*self.prompts}),
+            "ratio": self.shares(self.ratios),
+            "sum": self.shares(self.sums),
+            "per_token": self.shares({role: of / self.tokens for role, of in self.sums.items()}),
+            **self.shares({"longer": lengths}),
+            "note": TOO_FEW if len(self.pairs) < FEWEST else "",
+            "moved": self.moved(),
+            "blind": self.blind(training),
+        }
+
+    def measures(self) -> list[Measure]:
+        """Return what was measured of the policy, by its log-ratio."""
+        units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in self.pairs]
+        values = self.right(self.ratios["policy"]).tolist()
+        rows = zip(units, self.prompts, values, strict=True)
+        return [Measure(FAVOURED, *row) for row in rows]
+
+
+def training_pairs(inputs: dict[str, Path], contract: Contract) -> list[BlindPair]:
+    """Return what blind rules know of training pairs: of MOST_TRAINING at random. Those that the template cannot render
+    are left out."""
+    if "pairs" not in inputs:
+        return []
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    training = (pair for pair in pairs if pair.split == "train")
+    drawn = nsmallest(MOST_TRAINING, training, key=random_order)
+    by_pair = [(pair, in_form(pair, contract)) for pair in drawn]
+    rendered = [(pair, ids) for pair, ids in by_pair if ids is not None]
+    lengths = answer_lengths(rendered, completion_tokens(rendered), contract)
+    return [
+        BlindPair.of(pair, of_pair)
+        for (pair, _), of_pair in zip(rendered, lengths.tolist(), strict=True)
+    ]
+
+
+def random_order(pair: Pair) -> str:
+    """Return a sort key that does not depend on the order of the rows."""
+    return content_id("blind", pair.id)
+
+
+def completion_tokens(pairs: Sequence[tuple[Pair, PairLogProbs]]) -> Array:
+    """Return the numbers of scored tokens of chosen and rejected: (pairs, 2)."""
+    counts = np.zeros((len(pairs), 2))
+    for i, (_, ids) in enumerate(pairs):
+        sides = ((ids.chosen_ids, ids.chosen_mask), (ids.rejected_ids, ids.rejected_mask))
+        for side, (tokens, mask) in enumerate(sides):
+            counts[i, side] = len(tokens) - (mask or []).count(False)
+    return counts
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:

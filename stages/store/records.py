@@ -207,7 +207,8 @@ class Judgement:
 class Pair:
     """A preference pair in TRL's conversational columns, with its origin and, for sampled completions, their token
     ids. A chosen completion always ended its turn. A rejected one may have been truncated (finish reason length).
-    `repeats`: the pair is held out, and nearly equals a training pair."""
+    `chosen_first`: the pool lists chosen before rejected; None if unknown. `repeats`: the pair is held out, and nearly
+    equals a training pair."""
 
     id: str
     prompt_id: str
@@ -227,6 +228,7 @@ class Pair:
     rejected_finish_reason: str = "stop"
     chosen_policy: str | None = None
     rejected_policy: str | None = None
+    chosen_first: bool | None = None
     repeats: bool = False
 
     @property

@@ -70,13 +70,13 @@ def count_repeats(rows: list[Pair]) -> int:
 
 
 def test_canned_answers_are_held_out_in_whole_groups(tmp_path: Path) -> None:
-    file, prompts = save_pairs(tmp_path, support_rows(300))
+    file, prompts = save_pairs(tmp_path, support_rows(200))
     prompt_by_id = {prompt.id: prompt for prompt in prompts}
     drawn_one_by_one = [
         replace(pair, split=draw_side(prompt_by_id[pair.prompt_id], FRACTION))
         for pair in Records(file, Pair)
     ]
-    assert count_repeats(drawn_one_by_one) > 50
+    assert count_repeats(drawn_one_by_one) > 30
     report = split_rows(file, Pair, prompts, FRACTION)
     rows = load(file, Pair)
     assert count_repeats(rows) == report.repeats == 0

@@ -18,6 +18,7 @@ from stages.evaluation.learnt import (
     placements,
     read_held_out,
 )
+from stages.store.records import Pair, content_id, load, save
 from tests.helpers import Chain, settings
 from tests.rows import work
 
@@ -59,6 +60,43 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     difference = shares["policy"]["mean"] - shares["sft"]["mean"]
     assert shares["policy-sft"]["mean"] == pytest.approx(difference)
     assert not out.warnings
+    tokens = np.array([[len(ids.chosen_ids), len(ids.rejected_ids)] for ids in rows])
+    nats_per_token = (np.abs(after - before) / tokens).mean()
+    assert figures["moved"] == {"policy": pytest.approx(nats_per_token)}
+    assert nats_per_token > 0
+    blind = figures["blind"]
+    assert blind["unexplained"] == blind["wrong"] + blind["silent"] >= blind["gained"]["policy"]
+    assert 0 < blind["training_pairs"] == chain.manifest("pairs")["metrics"]["pairs"] - len(rows)
+    assert (figures["repeats"], figures["others"]) == (0, {})
+
+
+@pytest.mark.extended
+def test_pairs_that_repeat_a_training_pair_are_counted_and_the_others_have_their_own_figures(
+    chain: Chain, tmp_path: Path
+) -> None:
+    inputs = inputs_of(chain)
+    stored = load(inputs["pairs"] / "pairs.parquet", Pair)
+    held_out = [pair for pair in stored if pair.split == "validation"]
+    repeating = {pair.id for pair in held_out[::2]}
+    marked = [replace(pair, repeats=pair.id in repeating) for pair in stored]
+    save(tmp_path / "pairs.parquet", marked, Pair)
+    cfg = evaluation()
+    whole, measured = learnt_results(cfg, inputs, "sft", work(tmp_path / "whole"))
+    inputs["pairs"] = tmp_path
+    figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "some"))
+    others = figures["others"]
+    assert figures["repeats"] == len(repeating) > 0
+    assert others["pairs"] == len(held_out) - len(repeating) > 0
+    units = {content_id(p.prompt_id, p.chosen, p.rejected) for p in held_out if p.id in repeating}
+    gained = [measure.value for measure in measured if measure.unit not in units]
+    assert others["ratio"]["policy"]["mean"] == pytest.approx(np.mean(gained))
+    both = {**figures, "repeats": 0, "others": {}}
+    assert both == whole, "the figures of all pairs stay"
+    inputs["pairs"] = tmp_path / "all"
+    inputs["pairs"].mkdir()
+    save(tmp_path / "all" / "pairs.parquet", [replace(p, repeats=True) for p in stored], Pair)
+    figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "none"))
+    assert (figures["repeats"], figures["others"]) == (len(held_out), {})
 
 
 def test_what_the_context_does_not_hold_is_left_out_and_counted(

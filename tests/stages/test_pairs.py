@@ -118,6 +118,26 @@ def test_pairs_with_a_thought_on_one_side_are_counted(tmp_path: Path) -> None:
     assert folder.warnings
 
 
+def test_a_pair_knows_if_the_file_lists_the_better_answer_first(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"{i}",
+            "response_a": f"a {i}",
+            "response_b": f"b {i}",
+            "winner": "ab"[i % 3 > 1],
+        }
+        for i in range(12)
+    ]
+    out, _ = dataset(tmp_path, rows)
+    folder = work(tmp_path / "pairs")
+    pairs.run(block(unfinished=Unfinished.keep), {"judged": out.path}, folder)
+    stored = load(folder / "pairs.parquet", Pair)
+    assert sum(pair.chosen_first is True for pair in stored) == 8
+    for pair in stored:
+        assert pair.chosen_first == pair.chosen[0]["content"].startswith("a")
+        assert pairs.turn_around(pair).chosen_first != pair.chosen_first
+
+
 def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "chosen": "a", "rejected": rejected} for rejected in "bbcd"]
     out, metrics = dataset(tmp_path, [*rows, {"prompt": "p", "chosen": "a", "rejected": "b"}])
