@@ -1,7 +1,8 @@
 """`stage=plan`: show every node with its state, what changed since the nearest finished node, and what it costs.
 
 Without settings it shows the command of the last run. Nothing runs. Memory is the peak that is allocated on a GPU, else
-the resident peak: measured of a finished node, calculated of a training. Time is what the nearest finished node took."""
+the resident peak: measured of a finished node, calculated of a training. Time is what the nearest finished node took, or
+a first guess, marked as one."""
 
 import math
 import sys
@@ -15,6 +16,7 @@ from stages.commands.planning import calculated
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.planning.earlier import nearest_earlier
 from stages.commands.planning.expected_calls import PlannedCalls, planned_calls, waits_for_people
+from stages.commands.planning.first_guess import guess_seconds
 from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.choices import Command
@@ -33,7 +35,7 @@ UNMEASURED = "not measured yet"
 @dataclass
 class PlannedNode:
     """A node with its expected cost: the bytes of memory at its peak, and seconds; nan if they are not known.
-    `processor`: whose memory, GPU or RAM."""
+    `processor`: whose memory, GPU or RAM. `guessed`: nothing like the node was measured, so its time is a guess."""
 
     name: str
     stage: str
@@ -43,6 +45,7 @@ class PlannedNode:
     memory: float
     processor: str
     seconds: float
+    guessed: bool = False
 
 
 @dataclass
@@ -117,6 +120,7 @@ def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = ""
         calls[node.fingerprint] = planned_calls(name, node, store)
         if calls[node.fingerprint] or waits_for_people(node):
             planned[-1].seconds = math.nan  # it depends on servers or people
+            planned[-1].guessed = False
     sentences = [time_summary(planned)]
     if why_no_evaluation:
         sentences.append(f"Not planned: {', '.join(EVALUATING)}. {why_no_evaluation}")
@@ -142,6 +146,9 @@ def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> Pl
         planned.memory = sum(predicted_parts(node, nodes, store) or [math.nan])
     if planned.state != "cached":
         add_changes_and_time(planned, node, store)
+        if math.isnan(planned.seconds):
+            planned.seconds = guess_seconds(node, nodes, store)
+            planned.guessed = not math.isnan(planned.seconds)
     return planned
 
 
@@ -164,6 +171,8 @@ def nodes_table(nodes: list[PlannedNode]) -> Table:
     for node in nodes:
         memory = f"{node.memory / 2**30:.1f} GiB {node.processor}"
         time = UNMEASURED if math.isnan(node.seconds) else f"{node.seconds:.0f} s"
+        if node.guessed:
+            time = f"a guess: {time}"
         table.add_row(
             node.name.replace("_", " "),
             node.fingerprint,
@@ -178,11 +187,19 @@ def nodes_table(nodes: list[PlannedNode]) -> Table:
 def time_summary(planned: list[PlannedNode]) -> str:
     """Return the sentence on the time of the nodes that are still to be built."""
     to_build = {node.fingerprint: node for node in planned if node.state != "cached"}
+    guessed = [node.seconds for node in to_build.values() if node.guessed]
     unmeasured = [node.name for node in to_build.values() if math.isnan(node.seconds)]
-    minutes = sum(node.seconds for node in to_build.values() if node.seconds >= 0) / 60
-    sentence = (
-        f"To build: {len(to_build)} nodes. Their nearest finished nodes took {minutes:.1f} min."
-    )
+    measured = [n.seconds for n in to_build.values() if n.seconds >= 0 and not n.guessed]
+    sentence = f"To build: {len(to_build)} nodes."
+    if measured:
+        sentence += (
+            f" The nearest finished nodes of {len(measured)} took {sum(measured) / 60:.1f} min."
+        )
+    if guessed:
+        sentence += (
+            f" First guess for {len(guessed)}, from published speeds and this processor's: {sum(guessed) / 60:.1f} min, "
+            "or a few times as much or as little."
+        )
     if unmeasured:
         sentence += f" {UNMEASURED.capitalize()}: {', '.join(unmeasured)}."
     return sentence

@@ -4,33 +4,27 @@ Only the tokenizer is loaded. Nothing is said of hub datasets, of rows that the 
 tokenizer is not on this machine yet: the training then counts its rows before it loads the model."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
 
-from stages.config.blocks.data import SPLIT_OF_GROUP, Data, OneSource
-from stages.config.blocks.labels import PreferenceFile
 from stages.config.blocks.training import Training
-from stages.config.choices import Reads, Split
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Purpose, source_purpose
-from stages.formats.format import ParsedRow
-from stages.formats.source_reading import ReadReport, convert
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import Contract
 from stages.models.loading import context_length, describe_gguf, load_config, load_tokenizer
+from stages.preflight.file_rows import (
+    MOST_COUNTED,
+    File,
+    conversations_by_row,
+    local_files_read,
+    trains_on_exactly,
+)
 from stages.store.dropped import keeping_message
 from stages.store.node import Node
-from stages.store.records import Message
 from stages.store.source_files import locate
-from stages.store.splits import split_of
 from stages.store.store import Store
-
-MOST_COUNTED = 2000  # rows of a file, from its start
-SFT_SPLITS = (Split.sft, Split.validation)
-SFT_GROUPS = {group for group, split in SPLIT_OF_GROUP.items() if split in SFT_SPLITS}
-File = OneSource | PreferenceFile
 
 
 def messages_of_long_rows(
@@ -75,43 +69,6 @@ def long_rows_message(
     )
 
 
-def local_files_read(training: Node) -> list[File]:
-    """Return the local files whose rows a training reads: demonstrations, or a file of preferences."""
-    reads_examples = training.config.objective.reads is Reads.examples
-    file_type = OneSource if reads_examples else PreferenceFile
-    by_key = dict[str, File]()
-    for node in nodes_of_rows(training):
-        file = node.config
-        has_user_reader = isinstance(file, OneSource) and file.own
-        if type(file) is file_type and not has_user_reader and locate(file.source.path, file.key):
-            by_key[file.key] = file
-    return [*by_key.values()]
-
-
-def nodes_of_rows(node: Node) -> Iterator[Node]:
-    """Yield the nodes that a training's rows come from; not those of another training, such as its start's."""
-    for source_node in node.inputs.values():
-        if not isinstance(source_node.config, Training):
-            yield source_node
-            yield from nodes_of_rows(source_node)
-
-
-def trains_on_exactly(file: File, training: Node) -> bool:
-    """Return whether a training has all rows of this file and no others, generated or of another source."""
-    if isinstance(file, PreferenceFile):
-        return True
-    draws_some_rows = file.source.rows or file.source.weight or file.source.epochs
-    if draws_some_rows:
-        return False
-    for node in nodes_of_rows(training):
-        block = node.config
-        is_other = isinstance(block, OneSource) and block.key != file.key
-        is_generated = isinstance(block, Data) and not SFT_GROUPS.isdisjoint(block.generated)
-        if is_other or is_generated:
-            return False
-    return True
-
-
 def contract_after_sft(nodes: dict[str, Node], store: Store) -> tuple[Contract, int | None] | None:
     """Return the contract that SFT will fix, and the tokens that the model reads; None if the model is not on this
     machine, or SFT will refuse it."""
@@ -132,33 +89,6 @@ def contract_after_sft(nodes: dict[str, Node], store: Store) -> tuple[Contract, 
         contract = establish_contract(tokenizer, sft.template, sft.train, rows=sys.maxsize)
         return contract, context_length(config)
     return None
-
-
-def conversations_by_row(training: Training, file: File) -> Iterator[list[list[Message]]]:
-    """Yield the conversations of each row that a training reads: a demonstration, a pair's two, or a labelled answer."""
-    are_preferences = isinstance(file, PreferenceFile)
-
-    def row_if_read(row: ParsedRow) -> ParsedRow | None:
-        if are_preferences:
-            return row
-        split = split_of(row.messages, row.answers, row.group, file.source.shares)
-        return row if len(row.answers) == 1 and split in SFT_SPLITS else None
-
-    purpose = Purpose.preferences if are_preferences else source_purpose(file.source)
-    for row in convert(file.source, file.key, row_if_read, purpose, ReadReport()):
-        conversations = prompt_with_each_answer(row)
-        if training.objective.reads is Reads.unpaired:
-            for conversation in conversations:
-                yield [conversation]
-        else:
-            yield conversations
-
-
-def prompt_with_each_answer(row: ParsedRow) -> list[list[Message]]:
-    """Return a row's prompt with each of its answers."""
-    if row.continuations:
-        return [[*row.messages, *answer] for answer in row.continuations]
-    return [[*row.messages, {"role": "assistant", "content": text}] for text in row.answers]
 
 
 def count_row_lengths(training: Training, file: File, contract: Contract) -> list[int]:

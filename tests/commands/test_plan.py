@@ -3,11 +3,14 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stages.commands import plan
+from stages.commands.planning import first_guess
 from stages.commands.planning.expected_calls import (
     CHARACTERS_PER_TOKEN,
     PlannedCalls,
@@ -18,8 +21,9 @@ from stages.hardware import machine
 from stages.store.records import Example, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, running
-from tests.helpers import TINY, Chain, build, inside, nodes, refused
+from tests.helpers import ROOT, TINY, Chain, build, inside, nodes, refused, settings
 from tests.labelers.judging import judging
+from tests.support_rows import support_rows
 
 
 def planned(root: Path, name: str, *overrides: str) -> plan.PlannedNode:
@@ -38,15 +42,65 @@ def test_time_is_that_of_the_nearest_earlier_node_on_this_machine(chain: Chain) 
         assert node.seconds == chain.manifest("sft", *nearest)["wall_seconds"]
         assert len(node.changes) == 1, "the seed"
     for other in ("data.tasks.sft=200", "model.random_init.hidden_size=128", "data.seed=7"):
-        assert math.isnan(planned(chain.root, "sft", other).seconds), other
+        assert planned(chain.root, "sft", other).guessed, other
+    assert not planned(chain.root, "sft", "sft.seed=8").guessed
     shutil.rmtree(chain.root / "dpo")
     never = planned(chain.root, "dpo")
-    assert math.isnan(never.seconds) and never.memory > 0
+    assert never.guessed and never.seconds > 0 and never.memory > 0
     assert never.changes == ["no earlier node to compare with"]
     for folder, manifest in Store(chain.root).manifests():
         assert manifest["processor"] == machine.processor_name(False)
         (folder / "manifest.json").write_text(json.dumps(manifest | {"processor": "another"}))
-    assert math.isnan(planned(chain.root, "sft", "sft.seed=7").seconds)
+    assert planned(chain.root, "sft", "sft.seed=7").guessed
+
+
+@pytest.mark.extended
+def test_the_first_plan_of_an_empty_store_guesses_every_node_and_loads_no_torch(
+    tmp_path: Path,
+) -> None:
+    result = plan.plan_nodes(nodes(tmp_path), Store(tmp_path))
+    assert all(node.guessed and 0 < node.seconds < 3600 for node in result.nodes)
+    [sentence] = result.sentences
+    minutes = sum(node.seconds for node in result.nodes) / 60
+    assert f"{minutes:.1f} min" in sentence
+    assert not any(f"{node.name}," in sentence for node in result.nodes)
+    code = (
+        "import sys; from tests.helpers import nodes; from pathlib import Path; "
+        "from stages.commands import plan; from stages.store.store import Store; "
+        f"root = Path({str(tmp_path)!r}); plan.plan_nodes(nodes(root), Store(root)); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.extended
+def test_a_guess_grows_with_the_work_and_a_rows_file_is_counted(tmp_path: Path) -> None:
+    def write(count: int) -> tuple[str, str]:
+        rows = [row | {"prompt": row["customer_message"]} for row in support_rows(count)]
+        file = tmp_path / f"{count}.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)))
+        return "label=dataset", f"label.path={file}"
+
+    few, many = (planned(tmp_path, "dpo", *write(count)) for count in (100, 400))
+    twice = planned(tmp_path, "dpo", *write(100), "dpo.epochs=8")
+    epochs = settings(*TINY).dpo.epochs
+    started = first_guess.SECONDS_OF_A_START
+    assert (many.seconds - started) / (few.seconds - started) == pytest.approx(4, rel=0.05)
+    assert (twice.seconds - started) / (few.seconds - started) == pytest.approx(8 / epochs)
+
+
+def test_memory_is_that_of_the_rows_that_a_file_has(tmp_path: Path) -> None:
+    def memory(answer: str, *overrides: str) -> float:
+        rows = [{"prompt": f"q {i}", "chosen": answer, "rejected": "no"} for i in range(300)]
+        file = tmp_path / "rows.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)))
+        wide = ("model.random_init.hidden_size=256", "model.random_init.vocab_size=8192")
+        line = ("label=dataset", f"label.path={file}", *wide, *overrides)
+        return planned(tmp_path, "dpo", *line).memory
+
+    short = memory("yes it is")
+    assert short < memory("yes it is " * 500, "dpo.max_length=2048")
+    assert short == memory("yes it is", "dpo.max_length=2048"), "no row is as long"
 
 
 def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) -> None:
@@ -56,8 +110,7 @@ def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) ->
         names = sentence.partition(f"{plan.UNMEASURED.capitalize()}: ")[2]
         return names.rstrip(".").split(", ")
 
-    fresh = tmp_path / "fresh"
-    assert left_out(root=fresh) == list(nodes(fresh))
+    assert left_out(root=tmp_path / "fresh") == [""], "they are guessed"
     assert left_out("dpo.beta=0.3") == [""]
     judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
     for labeler in (("label=judge", judge), ("label=human",)):

@@ -50,7 +50,7 @@ def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPl
         shape = model_shape(node, store)
         if shape is None:
             continue
-        parts = training_parts(shape, node.config, longest_row_tokens(node.config, nodes), "cuda")
+        parts = training_parts(shape, node.config, longest_row_tokens(node, nodes), "cuda")
         peak = sum(parts)
         main_memory = memory.host_bytes(shape, node.config)
         bytes_by_part = parts._asdict() | {"peak": peak, "main memory": main_memory}

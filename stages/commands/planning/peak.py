@@ -4,6 +4,7 @@ from stages.config.blocks.training import GRPO, SFT, Training
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
+from stages.preflight.file_rows import file_lengths
 from stages.preflight.model_files import model_config
 from stages.store.node import Node
 from stages.store.store import Store
@@ -23,14 +24,18 @@ def predicted_parts(node: Node, nodes: dict[str, Node], store: Store) -> Parts |
     device = "cpu"
     if uses_gpu(node):
         device = "cuda"
-    return training_parts(shape, node.config, longest_row_tokens(node.config, nodes), device)
+    return training_parts(shape, node.config, longest_row_tokens(node, nodes), device)
 
 
-def longest_row_tokens(block: Training, nodes: dict[str, Node]) -> float:
-    """Return the tokens of the longest row of a training: from the objective's typical rows, or for files from a share
-    of max_length."""
+def longest_row_tokens(node: Node, nodes: dict[str, Node]) -> float:
+    """Return the tokens of the longest row of a training: of its local files, from the objective's typical rows, or for
+    files that are not here from a share of max_length."""
+    block: Training = node.config
     if isinstance(block, SFT) and block.packing:
         return block.max_length
+    lengths = file_lengths(node)
+    if lengths:
+        return min(lengths.longest_tokens, block.max_length)
     mean = float(block.objective.row_tokens)
     reads_preference_file = "label" in nodes and nodes["label"].config.brings_pool
     if nodes["data"].config.sources or reads_preference_file:
