@@ -17,7 +17,8 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
 from stages.evaluation.diagnosis.effects import FAR_KL
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
 from stages.models import scoring
@@ -79,7 +80,7 @@ def learnt_results(
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
-        row = {name: asdict(means.tested_share(i, cfg.confidence)) for i, name in enumerate(scores)}
+        row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
         names = [*scores]
         for name, other in ((main, before), ("policy-control", "control")):
             if {"policy", other} <= scores.keys():

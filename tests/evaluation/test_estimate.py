@@ -1,17 +1,11 @@
 """Intervals have their nominal coverage, over other prompts of these tasks or over other tasks like these."""
 
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 
-from stages.evaluation.intervals import (
-    Means,
-    binomial,
-    prompts_needed,
-    student_quantile,
-)
-from stages.evaluation.retention import p_of_means, p_of_shares
+from stages.evaluation.distributions import binomial_at_most, student_quantile
+from stages.evaluation.estimate import Means, prompts_needed
+from stages.evaluation.retention import p_not_worse
 from tests.evaluation.simulated import CASES, Case
 
 TABLES = 200
@@ -92,10 +86,10 @@ def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
 def test_that_nothing_got_worse_among_few_proves_little(prompts: int) -> None:
     """Among 64 answers of a policy that loops in 2% of all answers, none loops one time in four."""
     none = np.ones(prompts)
-    assert p_of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
-    assert p_of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
-    assert p_of_means(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
-    assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
+    assert p_not_worse(none, none, 0.02) >= 0.98**prompts - 1e-12
+    assert p_not_worse(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
+    assert p_not_worse(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
+    assert p_not_worse(np.ones(500), np.ones(500), 0.02) < 0.01
 
 
 @pytest.mark.parametrize("base", [0.0, 0.05])
@@ -105,7 +99,7 @@ def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(base: float)
     for _ in range(TABLES):
         before = (rng.random(200) >= base).astype(float)
         policy = (rng.random(200) >= base + 0.02).astype(float)
-        holding += p_of_shares(policy, before, 0.02) <= 0.05
+        holding += p_not_worse(policy, before, 0.02) <= 0.05
     assert holding / TABLES <= 0.05 + FEW
 
 
@@ -119,7 +113,7 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
         luck = rng.random(514)
         policy = luck >= 0.075
         before = (luck < 0.075) | (luck >= 0.15)
-        holding += p_of_shares(policy.astype(float), before.astype(float), 0.05) <= 0.05
+        holding += p_not_worse(policy.astype(float), before.astype(float), 0.05) <= 0.05
     assert holding / 100 == pytest.approx(0.9, abs=0.12)
 
 
@@ -128,18 +122,5 @@ def test_preferences_are_learnt_where_the_exact_test_says_so(pairs: int) -> None
     prompts = [*map(str, range(pairs))]
     for hits in range(pairs // 2, pairs + 1):
         outcomes = (np.arange(pairs)[:, None] < hits).astype(float)
-        is_learnt = Means(outcomes, prompts, True).tested_share(0).low > 0.5
-        assert is_learnt == (1 - binomial(hits - 1, pairs, 0.5) <= 0.025)
-
-
-def test_a_tested_share_of_independent_draws_has_newcombes_interval() -> None:
-    """A score interval with a correction for continuity, of as many draws as there are prompts."""
-    n, hits = 40, 26
-    z = NormalDist().inv_cdf(0.975)
-    outcomes = (np.arange(n)[:, None] < hits).astype(float)
-    share = Means(outcomes, [*map(str, range(n))]).tested_share(0)
-    assert share.mean == hits / n
-    for bound, sign in ((share.low, -1), (share.high, 1)):
-        # the bound is the share from which the corrected mean is z standard errors away
-        distance = abs(share.mean + sign * 0.5 / n - bound)
-        assert distance == pytest.approx(z * (bound * (1 - bound) / n) ** 0.5, rel=1e-3)
+        is_learnt = Means(outcomes, prompts, True).share(0).low > 0.5
+        assert is_learnt == (1 - binomial_at_most(hits - 1, pairs, 0.5) <= 0.025)
