@@ -121,14 +121,18 @@ class Difference:
         return max(moved, (self.step * abs(delta) - delta**2) / self.rows)
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Return the differences that the test does not reject; of one row, all that are possible. Changes that all go
-        one way are a share, so no bound is nearer than the exact one of that share."""
+        """Return the differences that the test does not reject; of one row, all that are possible. Where changes are
+        shares, bounds are exact: if all rows change, of the rows that gain, and at least of changes one way."""
         if self.rows <= 1:
             return Interval(self.mean, -1.0, 1.0)
-        low, high = (self.bound(side, confidence) for side in (-1.0, 1.0))
-        changed = Share(abs(self.mean) / self.step, 0.0, self.freedom, self.rows, self.rows)
-        exact = changed.interval(confidence)
+        if self.gained + self.lost >= self.rows:
+            gaining = Share((1 + self.mean) / 2, self.error / 2, self.freedom, self.rows, self.rows)
+            share = gaining.interval(confidence)
+            return Interval(self.mean, 2 * share.low - 1, 2 * share.high - 1)
+        one_way = Share(abs(self.mean) / self.step, 0.0, self.freedom, self.rows, self.rows)
+        exact = one_way.interval(confidence)
         nearer, farther = exact.low * self.step, exact.high * self.step
+        low, high = (self.bound(side, confidence) for side in (-1.0, 1.0))
         if self.mean >= 0:
             return Interval(self.mean, min(low, nearer), max(high, farther))
         return Interval(self.mean, min(low, -farther), max(high, -nearer))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from stages.evaluation.distributions import binomial_at_most, student_quantile
-from stages.evaluation.estimate import Means, prompts_needed
+from stages.evaluation.estimate import Means, correction, prompts_needed, share
 from stages.evaluation.retention import p_not_worse
+from stages.evaluation.win_rates import win_rate
+from tests.bench import coverage
 from tests.evaluation.simulated import CASES, Case
 
 TABLES = 200
@@ -124,3 +126,66 @@ def test_preferences_are_learnt_where_the_exact_test_says_so(pairs: int) -> None
         outcomes = (np.arange(pairs)[:, None] < hits).astype(float)
         is_learnt = Means(outcomes, prompts, True).share(0).low > 0.5
         assert is_learnt == (1 - binomial_at_most(hits - 1, pairs, 0.5) <= 0.025)
+
+
+def test_one_share_has_one_interval() -> None:
+    """14 of 20 had four: of a label page, a pass rate, held-out pairs and a win rate."""
+    won = (np.arange(20) < 14).astype(float)
+    prompts = [*map(str, range(20))]
+    alone = share(won, prompts).interval()
+    assert (alone.low, alone.high) == pytest.approx((0.457, 0.881), abs=5e-4), "Clopper, Pearson"
+    for other in (
+        Means(won[:, None], [""] * 20).share(0),
+        Means(won[:, None], prompts, drawn=True).share(0),
+        win_rate(won),
+    ):
+        assert (other.low, other.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_families_of_two_prompts_cost_half_the_degrees_of_freedom_and_no_more() -> None:
+    """Satterthwaite's, over strata of two, made this interval 38.6 points wide; Tango's over prompts is 28.0."""
+    changes = np.zeros(40)
+    changes[[0, 5, 11, 16, 23, 30]] = (1, 1, 1, 1, 1, -1)
+    outcomes = np.stack([changes < 0, changes > 0], 1).astype(float)
+    of_two = Means(outcomes, [str(i // 2) for i in range(40)]).difference(1, 0)
+    alone = Means(outcomes, [""] * 40).difference(1, 0)
+    assert alone.high - alone.low < of_two.high - of_two.low < 1.15 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(("changing", "gaining"), [(0.1, 0.5), (0.3, 0.5), (0.3, 0.7), (0.5, 0.9)])
+def test_of_20_prompts_the_interval_holds_the_truth(changing: float, gaining: float) -> None:
+    """Exact: all tables, with their probabilities. `python -m tests.bench.coverage` has the other sizes."""
+    rates = coverage.exact(20, changing, gaining)
+    assert rates.covered >= 0.935
+    if 20 * changing >= 10:
+        assert rates.covered <= 0.975
+    if gaining == 0.5:
+        assert rates.above == pytest.approx(rates.below)
+        assert rates.above <= 0.025
+
+
+@pytest.mark.parametrize("truth", [0.02, 0.05, 0.5, 0.9])
+def test_a_share_of_independent_prompts_never_covers_less_than_it_says(truth: float) -> None:
+    assert coverage.exact_share(40, truth) >= 0.95
+
+
+def test_judgements_of_one_prompt_are_one_draw() -> None:
+    """A judge who is right on 78% of all: over judgements, 78% of 2,000 intervals held that. Four standard errors."""
+    rates = coverage.judged(30, 6, 0.78, TABLES, np.random.default_rng(0))
+    assert rates.covered >= 0.95 - FEW
+
+
+def test_not_worse_agrees_with_the_interval() -> None:
+    """The p-value is half of 1 - confidence at the margin where the interval ends, for families, too."""
+    outcomes, _ = CASES[1].table(np.random.default_rng(2))
+    for drawn in (False, True):
+        means = Means(outcomes, CASES[1].families(), drawn)
+        low = means.difference(1, 0).low
+        assert means.not_worse(1, 0, -low) == pytest.approx(0.025, rel=1e-3)
+        assert means.differs(1, 0) <= 0.05 if low > 0 else means.differs(1, 0) > 0.05
+
+
+def test_holms_levels_rise_while_claims_are_made() -> None:
+    assert correction([0.02, 0.001, 0.9], 0.05) == pytest.approx([0.025, 0.05 / 3, 0.05])
+    assert correction([0.02, 0.9, 0.03], 0.05) == pytest.approx([0.05 / 3] * 3)
+    assert correction([], 0.05) == []
