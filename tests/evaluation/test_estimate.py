@@ -143,7 +143,7 @@ def test_one_share_has_one_interval() -> None:
 
 
 def test_families_of_two_prompts_cost_half_the_degrees_of_freedom_and_no_more() -> None:
-    """Satterthwaite's, over strata of two, made this interval 38.6 points wide; Tango's over prompts is 28.0."""
+    """Satterthwaite's, over strata of two, made this interval a quarter wider than without families."""
     changes = np.zeros(40)
     changes[[0, 5, 11, 16, 23, 30]] = (1, 1, 1, 1, 1, -1)
     outcomes = np.stack([changes < 0, changes > 0], 1).astype(float)
