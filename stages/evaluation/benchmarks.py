@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import means_and_differences
 from stages.store.records import Message, content_id, load

@@ -7,7 +7,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 
 Array = NDArray[np.float64]
 DRAWS = 20_000  # of the errors of all models together
@@ -17,14 +18,15 @@ CONFIDENCE = 0.95
 @dataclass
 class Comparison:
     """All pairwise differences between models. `level[i]` is the confidence of each single interval against model i:
-    at that level all intervals against model i hold together with probability CONFIDENCE."""
+    at that level all intervals against model i hold together with probability `confidence`."""
 
     means: Means
     level: Array
+    confidence: float
 
     def uncorrected(self, i: int, j: int) -> Interval:
         """The difference j − i with the uncorrected interval that an evaluation of the two models prints."""
-        return self.means.difference(j, i, CONFIDENCE)
+        return self.means.difference(j, i, self.confidence)
 
     def corrected(self, i: int, j: int) -> Interval:
         """The difference j − i, corrected for the number of models compared with i."""
@@ -38,11 +40,15 @@ class Comparison:
 
 
 def compare_models(
-    outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True
+    outcomes: Array,
+    families: Sequence[str],
+    drawn: bool = False,
+    shares: bool = True,
+    confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare every model with every other on the same prompts; the arguments are those of `Means`. The highest of
     many rates is partly luck, so every interval is corrected. For each model i, the errors of all differences from i
-    are drawn jointly, in units of their standard errors. The 95% quantile of the largest one sets the level (Hothorn,
+    are drawn jointly, in units of their standard errors. The quantile of the largest one sets the level (Hothorn,
     Bretz and Westfall 2008, Biometrical Journal 50:3; with SFT as i this is White's reality check, 2000, Econometrica
     68:5). Models that answer alike have the same errors and widen no interval. The models that no other exceeds
     contain the best one with the same confidence (Hsu 1981, Annals of Statistics 9:5)."""
@@ -50,16 +56,16 @@ def compare_models(
     scales, directions = np.linalg.eigh(means.residuals.T @ means.residuals)
     normals = np.random.default_rng(0).standard_normal((DRAWS, len(scales)))
     errors = normals @ (directions * np.sqrt(np.maximum(scales, 0))).T
-    level = np.full(len(scales), CONFIDENCE)
+    level = np.full(len(scales), confidence)
     for i in range(len(scales)):
         # Models with equal outcomes on every prompt have no error to scale. The residuals tell which: the roots of
         # eigenvalues that should be 0 add errors of 1e-8 to what is drawn.
         differs = np.abs(means.residuals - means.residuals[:, [i]]).max(0) > 1e-9
         if differs.sum() > 1:
             drawn_from_i = (errors - errors[:, [i]])[:, differs]
-            largest = np.quantile(np.abs(drawn_from_i / drawn_from_i.std(0)).max(1), CONFIDENCE)
-            level[i] = max(CONFIDENCE, 2 * NormalDist().cdf(largest) - 1)
-    return Comparison(means, level)
+            largest = np.quantile(np.abs(drawn_from_i / drawn_from_i.std(0)).max(1), confidence)
+            level[i] = max(confidence, 2 * NormalDist().cdf(largest) - 1)
+    return Comparison(means, level, confidence)
 
 
 @dataclass

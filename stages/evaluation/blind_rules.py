@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from stages.store.records import Message, Pair
 from stages.store.text_units import plain_words, transcript
 from stages.store.thoughts import answer_behind
@@ -118,7 +118,7 @@ def blind_figures(
         return {}
     right = hits(rule, held_out)
     unexplained = right < 1
-    share = Means(right[:, None], [*prompts], drawn=True).tested_share(0, confidence)
+    share = Means(right[:, None], [*prompts], drawn=True).share(0, confidence)
     return {
         "rule": rule,
         "training_pairs": len(training),

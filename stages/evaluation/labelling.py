@@ -10,9 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
-from stages.evaluation import agreement
+from stages.evaluation import estimate
 from stages.evaluation.intervals import Interval
 from stages.evaluation.reliability import is_copy, key_of
 from stages.store.records import Candidate, Example, Judgement, load
@@ -144,24 +142,5 @@ def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> 
 
 
 def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
-    """The share of hits, None without any outcome. `prompts`: the prompt of each hit. The interval is Wilson's for the
-    effective number of independent outcomes, because outcomes of one prompt are alike (Korn & Graubard 1998, Survey
-    Methodology 24:2). If all outcomes are equal, that number is the number of prompts."""
-    if not hits:
-        return None
-    p, effective = float(np.mean(hits)), effective_number(hits, prompts)
-    return Share(len(hits), agreement.share(p * effective, effective))
-
-
-def effective_number(hits: Sequence[bool], prompts: Iterable[str]) -> float:
-    """Return the number of independent outcomes whose mean is as uncertain as that of `hits` by prompts."""
-    names, prompt_of = np.unique([*prompts], return_inverse=True)
-    sizes = np.bincount(prompt_of)
-    hits_by_prompt = np.bincount(prompt_of, hits)
-    p = float(np.mean(hits))
-    count = len(names)
-    effective = float(count)
-    if 0 < p < 1 and count > 1:
-        variance = count / (count - 1) * ((hits_by_prompt - p * sizes) ** 2).sum() / len(hits) ** 2
-        effective = min(len(hits), max(1.0, p * (1 - p) / variance)) if variance else len(hits)
-    return effective
+    """Return the share of hits, None without any outcome. `prompts`: the prompt of each hit."""
+    return Share(len(hits), estimate.share(hits, prompts).interval()) if hits else None

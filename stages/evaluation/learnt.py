@@ -19,7 +19,8 @@ from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
 from stages.evaluation.blind_rules import BlindPair, blind_figures
 from stages.evaluation.diagnosis.effects import FAR_KL
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
 from stages.models import scoring
@@ -123,7 +124,7 @@ class ScoredPairs:
         outcomes = np.stack([self.right(of_role) for of_role in scores.values()], 1)
         means = Means(outcomes, self.prompts, drawn=True)
         confidence = self.cfg.confidence
-        row = {name: asdict(means.tested_share(i, confidence)) for i, name in enumerate(scores)}
+        row = {name: asdict(means.share(i, confidence)) for i, name in enumerate(scores)}
         names = [*scores]
         main = main_difference(self.cfg.models)
         for name, other in ((main, self.before), ("policy-control", "control")):

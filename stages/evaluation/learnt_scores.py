@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.evaluation import labelling
-from stages.evaluation.agreement import share
-from stages.evaluation.intervals import Interval, paired
+from stages.evaluation.estimate import Share, difference, mean_of_shares, share
+from stages.evaluation.intervals import Interval
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
@@ -63,13 +62,11 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
 
 def accuracy(pairs: Sequence[Scored]) -> Interval:
     """The share of pairs that the model orders rightly. Pairs of one prompt count as one draw."""
-    right = labelling.share([p.right for p in pairs], [p.prompt for p in pairs])
-    assert right is not None
-    return right.rate
+    return share_right(pairs).interval()
 
 
-def effective(pairs: Sequence[Scored]) -> float:
-    return labelling.effective_number([p.right for p in pairs], [p.prompt for p in pairs])
+def share_right(pairs: Sequence[Scored]) -> Share:
+    return share([p.right for p in pairs], [p.prompt for p in pairs])
 
 
 def length_matched(pairs: Sequence[Scored]) -> Interval | None:
@@ -79,10 +76,7 @@ def length_matched(pairs: Sequence[Scored]) -> Interval | None:
     shorter = [p for p in pairs if p.chosen_tokens < p.rejected_tokens]
     if not (longer and shorter):
         return None
-    mean = fmean(fmean(p.right for p in side) for side in (longer, shorter))
-    # pairs whose plain mean is as uncertain
-    n = 4 / (1 / effective(longer) + 1 / effective(shorter))
-    return share(mean * n, n)
+    return mean_of_shares([share_right(longer), share_right(shorter)]).interval()
 
 
 def longer_chosen(pairs: Sequence[Scored]) -> float | None:
@@ -143,12 +137,12 @@ def best_of_n(
     subject = (
         f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
     )
-    if paired([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
+    if difference([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
         return (
             figures,
             f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better.",
         )
-    if not paired([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
+    if not difference([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
         return (
             figures,
             f"{subject}: the score rises and the checks do not, so higher scores may not be better.",

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.evaluation import Eval
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models.contract import load_contract
 from stages.models.loading import (

@@ -1,10 +1,10 @@
 """Is a new policy worse than an earlier one? Each measure is a test of non-inferiority by a paired interval.
 
-A measure passes if its interval excludes a loss of `margin` or more. It is worse if it does not pass and its interval
-is below zero, at a confidence that is corrected for the number of measures (Bonferroni). Otherwise the prompts are too
-few to tell. The mean answer's length may change by LENGTH_DRIFT either
-way. A task counts as broken if it loses more than the margin by a one-sided sign test (McNemar's exact test), which
-Holm's method corrects for the number of tasks: few prompts of one task move the mean of all tasks too little."""
+A measure passes if it is not worse by `margin`. It is worse if it does not pass and is below zero at its level by
+Holm's method over the measures. Otherwise the prompts are too few to tell. The mean answer's length may change by
+LENGTH_DRIFT either way. A task counts as broken if it loses more than the margin by a one-sided sign test (McNemar's
+exact test), which Holm's method corrects for the number of tasks: few prompts of one task move the mean of all tasks
+too little."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.exit_codes import GateCode
-from stages.evaluation.intervals import Interval, Means, binomial, prompts_needed
+from stages.evaluation.distributions import binomial_at_most
+from stages.evaluation.estimate import Means, correction, prompts_needed
+from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FAVOURED, LENGTH, PASSES, Measure
 from stages.evaluation.outcomes import LENGTH_DRIFT
 
@@ -69,20 +71,26 @@ def compare(
 ) -> list[Line]:
     """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one."""
     before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
+    shared = [name for name in before if before[name].keys() == after.get(name, {}).keys()]
+    compared = mark_worse(
+        [compare_measure(name, before[name], after[name], margin, confidence) for name in shared],
+        confidence,
+    )
+    by_name = dict(zip(shared, compared, strict=True))
     for name in old[0]:
-        if name not in before or before[name].keys() != after.get(name, {}).keys():
+        if name not in by_name:
             note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
             note = note if name in new[0] else "the new run does not measure this"
             lines.append(
                 Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=note)
             )
             continue
-        line = compare_measure(
-            name, before[name], after[name], margin, confidence, measures=len(before)
-        )
+        line = by_name[name]
         if len(new) > 1:
             each = [
-                compare_measure(name, before[name], run[name], margin, confidence).difference.mean
+                compare_measure(name, before[name], run[name], margin, confidence)[
+                    0
+                ].difference.mean
                 for run in new
             ]
             line = replace(line, seeds=(min(each), max(each)))
@@ -93,13 +101,14 @@ def compare(
 
 
 def compare_measure(
-    name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1
-) -> Line:
-    """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
+    name: str, old: Rows, new: Rows, margin: float, confidence: float
+) -> tuple[Line, float]:
+    """Compare the values of the same units before and after: return whether the measure passes, with the p-value of the
+    claim that it is worse."""
     # a judge may leave some out
     units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]
     if not units:
-        return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, GateCode.cannot_tell)
+        return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, GateCode.cannot_tell), 1.0
     values = pairs_of(old, new, units)
     before, after = map(float, values.mean(0))
     either_way = name == LENGTH  # a rise by the margin is as bad as a fall
@@ -108,19 +117,28 @@ def compare_measure(
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
     drawn = name == FAVOURED  # its groups are prompts, of which one may have several pairs
     means = Means(values, [old[unit].group for unit in units], drawn, shares)
-    change, wider = (
-        means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures)
-    )
-    passes = change.low > -margin and (not either_way or change.high < margin)
-    is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
-    code = GateCode.passes if passes else GateCode.worse if is_worse else GateCode.cannot_tell
-    needed = None
-    if code is GateCode.cannot_tell:
-        room = margin + (-abs(change.mean) if either_way else change.mean)
-        needed = prompts_needed(
-            float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares)
-        )
-    return Line(name, len(values), before, after, change, margin, code, needed)
+    change, alpha = means.difference(1, 0, confidence), (1 - confidence) / 2
+    p_passes, p_worse = means.not_worse(1, 0, margin), means.not_worse(0, 1, 0.0, lowest=None)
+    if either_way:
+        p_passes = max(p_passes, means.not_worse(0, 1, margin))
+        p_worse = min(means.not_worse(0, 1, -margin), means.not_worse(1, 0, -margin))
+    if p_passes <= alpha:
+        return Line(name, len(values), before, after, change, margin, GateCode.passes), p_worse
+    room = margin + (-abs(change.mean) if either_way else change.mean)
+    needed = prompts_needed(float(np.diff(values).var()), room, alpha, fall=float(shares))
+    code = GateCode.cannot_tell
+    return Line(name, len(values), before, after, change, margin, code, needed), p_worse
+
+
+def mark_worse(tests: Sequence[tuple[Line, float]], confidence: float) -> list[Line]:
+    """Return the lines: one that does not pass is worse if its p-value is at most its level among all."""
+    levels = correction([p for _, p in tests], (1 - confidence) / 2)
+    return [
+        replace(line, code=GateCode.worse, needed=None)
+        if line.code is GateCode.cannot_tell and p <= level
+        else line
+        for (line, p), level in zip(tests, levels, strict=True)
+    ]
 
 
 def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list[Line]:
@@ -128,23 +146,18 @@ def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list
     tasks = dict[str, list[str]]()
     for unit, row in old.items():
         tasks.setdefault(row.group, []).append(unit)
-    tests = []
-    for task, units in tasks.items():
+    p_values = list[float]()
+    for units in tasks.values():
         change = np.diff(pairs_of(old, new, units))
         gained, lost = int((change > 0).sum()), int((change < 0).sum())
-        tests.append((binomial(gained, gained + lost, 0.5) if lost > gained else 1.0, task))
+        p_values.append(binomial_at_most(gained, gained + lost, 0.5) if lost > gained else 1.0)
     lines = []
-    for place, (p, task) in enumerate(sorted(tests)):
-        if p > BROKEN / (len(tests) - place):
-            break
-        line = compare_measure(
-            f"task {task}", {unit: old[unit] for unit in tasks[task]}, new, margin, confidence
-        )
-        lines += (
-            [replace(line, code=GateCode.worse, needed=None)]
-            if line.difference.mean < -margin
-            else []
-        )
+    tested = zip(p_values, correction(p_values, BROKEN), tasks.items(), strict=True)
+    for p, level, (task, units) in sorted(tested):
+        before = {unit: old[unit] for unit in units}
+        line, _ = compare_measure(f"task {task}", before, new, margin, confidence)
+        if p <= level and line.difference.mean < -margin:
+            lines.append(replace(line, code=GateCode.worse, needed=None))
     return lines
 
 

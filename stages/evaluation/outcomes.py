@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import read_beside
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 from stages.store.records import Candidate, Example, load
 from stages.store.table_schema import Int32
 from stages.store.truncation import MOST

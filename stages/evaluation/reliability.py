@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.errors import UserError
-from stages.evaluation import agreement
-from stages.evaluation.intervals import Interval
+from stages.evaluation import agreement, estimate
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
@@ -23,7 +22,6 @@ from stages.tasks.checks import share_passed
 KNOWN_WORDS = "known.jsonl"  # file in a label node with the known labels of audited judgements
 OWN_VOTE = "ensemble"  # key in `raw` of the vote of an ensemble that people's verdict replaced
 GOOD = 0.5  # the lowest score of a good answer
-SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
 # labels of two candidates (False) or of a single one (True)
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}
 Key = tuple[str, ...]
@@ -31,6 +29,7 @@ Prompts = Mapping[str, Example]  # by id
 Candidates = Mapping[str, Candidate]  # by id
 # judgements with the judge's label and the known one
 Audited = Sequence[tuple[Judgement, str, str]]
+Hit = tuple[Judgement, bool]  # whether a judgement has a property
 
 
 def key_of(j: Judgement) -> Key:
@@ -132,13 +131,11 @@ def reliability(
     candidates: Candidates,
 ) -> dict[str, Any]:
     """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`."""
-    swapped = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
+    swapped = [j for j in judgements if j.order_swapped_agrees is not None]
     figures: dict[str, Any] = {
         "judgements": len(judgements),
         "missing": dict(Counter(j.error for j in judgements if j.error)),
-        "order_flips": asdict(agreement.share(swapped.count(False), len(swapped)))
-        if swapped
-        else None,
+        "order_flips": share((j, not j.order_swapped_agrees) for j in swapped),
         "audited": len(audit),
         "known": sum(key_of(j) in known_words for j in audit),
     }
@@ -149,53 +146,76 @@ def reliability(
     ):
         return figures
     words = WORDS[single := bool(audited[0][0].candidate_id)]
-    right = [judge == truth for _, judge, truth in audited]
-    (right1, known1), (right0, known0) = (
-        error_counts(audited, words[0], positive) for positive in (True, False)
-    )
+    right = [(j, judge == truth) for j, judge, truth in audited]
+    positives, negatives = (hits_among(audited, words[0], positive) for positive in (True, False))
     figures |= {
-        "accuracy": asdict(agreement.share(sum(right), len(right))),
-        "sensitivity": asdict(agreement.share(right1, known1)) if known1 else None,
-        "specificity": asdict(agreement.share(right0, known0)) if known0 else None,
+        "accuracy": share(right),
+        "sensitivity": share(positives),
+        "specificity": share(negatives),
         **agreements(audited, words),
         "length": {
             who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))
         },
-        "by_topic": topics(audited, right, prompts),
+        "by_topic": topics(right, prompts),
     }
-    if not single and (
-        preferences := [(judge, truth) for _, judge, truth in audited if judge != "tie"]
-    ):
-        neither = sum(truth == "tie" for _, truth in preferences)
-        accurate = sum(judge == truth for judge, truth in preferences)
-        counts = {
-            "accuracy": accurate,
-            "wrong": len(preferences) - accurate - neither,
-            "neither": neither,
+    if not single:
+        preferences = [each for each in audited if each[1] != "tie"]
+        verdicts = {
+            "accuracy": [(j, judge == truth) for j, judge, truth in preferences],
+            "wrong": [(j, truth not in (judge, "tie")) for j, judge, truth in preferences],
+            "neither": [(j, truth == "tie") for j, _, truth in preferences],
         }
-        figures |= {
-            f"pair_{name}": asdict(agreement.share(n, len(preferences)))
-            for name, n in counts.items()
-        }
+        figures |= {f"pair_{name}": share(hits) for name, hits in verdicts.items() if hits}
     audited_keys = {key_of(j) for j in audit}
-    unaudited = (
-        j for j in countable(map(own_vote, judgements), candidates) if key_of(j) not in audited_keys
-    )
-    positives = [word_of(j) == words[0] for j in unaudited]
-    if positives:
-        count, errors = len(positives), (right1, known1, right0, known0)
-        judged, is_usable = agreement.share(sum(positives), count), agreement.discriminates(*errors)
-        rate = asdict(agreement.corrected_rate(judged.mean, count, *errors)) if is_usable else None
-        figures["positive_rate"] = {"of": words[0], "judged": asdict(judged), "corrected": rate}
+    unaudited = [
+        (j, word_of(j) == words[0])
+        for j in countable(map(own_vote, judgements), candidates)
+        if key_of(j) not in audited_keys
+    ]
+    if unaudited:
+        figures["positive_rate"] = {
+            "of": words[0],
+            "judged": share(unaudited),
+            "corrected": corrected(unaudited, positives, negatives),
+        }
     return figures
 
 
-def error_counts(audited: Audited, word: str, positive: bool) -> tuple[int, int]:
-    """Return the number of known positives (or negatives) that the judge got right, and their total."""
-    hits = [
-        (judge == word) == positive for _, judge, truth in audited if (truth == word) == positive
+def share(hits: Iterable[Hit]) -> dict[str, float] | None:
+    """Return the share of hits with its interval, in which judgements of one prompt are alike; None without any."""
+    rows = [*hits]
+    return asdict(estimated(rows).interval()) if rows else None
+
+
+def estimated(hits: Sequence[Hit]) -> estimate.Share:
+    return estimate.share([hit for _, hit in hits], [j.prompt_id for j, _ in hits])
+
+
+def corrected(
+    unaudited: Sequence[Hit], positives: Sequence[Hit], negatives: Sequence[Hit]
+) -> dict[str, float] | None:
+    """Return the share of positives corrected for the judge's errors, None if it knows too little for that."""
+    if not (positives and negatives):
+        return None
+    judged, known1, known0 = map(estimated, (unaudited, positives, negatives))
+    errors = (
+        known1.mean * known1.effective,
+        known1.effective,
+        known0.mean * known0.effective,
+        known0.effective,
+    )
+    if not estimate.discriminates(*errors):
+        return None
+    return asdict(estimate.corrected_rate(judged.mean, judged.effective, *errors))
+
+
+def hits_among(audited: Audited, word: str, positive: bool) -> list[Hit]:
+    """Return for each known positive (or negative) whether the judge got it right."""
+    return [
+        (j, (judge == word) == positive)
+        for j, judge, truth in audited
+        if (truth == word) == positive
     ]
-    return sum(hits), len(hits)
 
 
 def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
@@ -204,14 +224,11 @@ def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
     for j, judge, truth in audited:
         counts[j.prompt_id][words.index(judge), words.index(truth)] += 1
     matrices = np.array([*counts.values()])
-    drawn = agreement.resample(matrices, SAMPLES)
-    figures = dict[str, Any]()
-    for name, measure in (("kappa", agreement.kappa), ("alpha", agreement.alpha)):
-        draws, mean = measure(drawn), float(measure(matrices.sum(0)))
-        draws = draws[np.isfinite(draws)]
-        bounds = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-        figures[name] = asdict(Interval(mean, *bounds)) if np.isfinite(mean) else None
-    return figures
+    measured = {
+        "kappa": estimate.resampled(agreement.kappa, matrices),
+        "alpha": estimate.resampled(agreement.alpha, matrices),
+    }
+    return {name: each and asdict(each) for name, each in measured.items()}
 
 
 def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidates) -> float | None:
@@ -227,11 +244,13 @@ def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidat
     return float(np.mean(longer)) if longer else None
 
 
-def topics(audited: Audited, right: Sequence[bool], prompts: Prompts) -> dict[str, Any]:
+def topics(right: Sequence[Hit], prompts: Prompts) -> dict[str, Any]:
     """Return the accuracy on each task."""
-    by_task = defaultdict[str, list[bool]](list)
-    for (j, _, _), hit in zip(audited, right, strict=True):
+    by_task = defaultdict[str, list[Hit]](list)
+    for j, hit in right:
         for task in prompts[j.prompt_id].tasks:
-            by_task[task].append(hit)
-    rates = {task: agreement.share(sum(hits), len(hits)) for task, hits in sorted(by_task.items())}
-    return {task: {"n": len(by_task[task]), **asdict(rate)} for task, rate in rates.items()}
+            by_task[task].append((j, hit))
+    return {
+        task: {"n": len(hits), **asdict(estimated(hits).interval())}
+        for task, hits in sorted(by_task.items())
+    }

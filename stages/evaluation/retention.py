@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation.intervals import binomial, prompts_needed, student_exceeding
+from stages.evaluation.estimate import Means, correction, prompts_needed
 from stages.evaluation.measures import LOOPLESS, Measure, rows_of
 from stages.evaluation.outcomes import Answers, Table, before
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
@@ -132,7 +131,7 @@ def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float
     """Build a claim about a share of answers; both arrays of `pair` are 0 or 1 by prompt."""
     policy, other = pair
     needed = prompts_needed(float((policy != other).mean()), margin, alpha, fall=1.0)
-    p = p_of_shares(policy, other, margin)
+    p = p_not_worse(policy, other, margin)
     return Claim(
         what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
     )
@@ -156,46 +155,24 @@ def mean_claim(
     other = share * before
     above, fall = margin + float((before - other).mean()), float(other.max()) if bounded else 0.0
     needed = prompts_needed(float((policy - other).var()), above, alpha, fall)
-    p = p_of_means(policy, other, margin, -fall if bounded else None)
+    p = p_not_worse(policy, other, margin, -fall if bounded else None)
     return Claim(
         what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
     )
 
 
-def p_of_shares(policy: Array, other: Array, margin: float) -> float:
-    """The p-value of the claim that a share of prompts has fallen by less than `margin`. policy, other: (prompts,).
-    The larger p of the score test of paired proportions (Tango 1998, Statistics in Medicine 17:8) and of the exact
-    binomial test for a policy that can only lose, which is larger if prompts are few."""
-    n, gained, lost = len(policy), int((policy > other).sum()), int((policy < other).sum())
-    a = 2 * n
-    b = -gained - lost - (2 * n - gained + lost) * margin
-    c = lost * margin * (1 + margin)
-    # P(loss) of a policy worse by the margin
-    losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-    score = (gained - lost + n * margin) / math.sqrt(n * (2 * losing - margin * (1 + margin)))
-    return max(1 - NormalDist().cdf(score), binomial(max(0, lost - gained), n, margin))
-
-
-def p_of_means(policy: Array, other: Array, margin: float, lowest: float | None = None) -> float:
-    """The p-value of the claim that a mean has fallen by less than `margin`, by Student's paired test. `lowest`: the
-    lowest possible difference, or None. If just enough prompts had that difference to make the claim false, p is at
-    least the probability that the sample contains none of them. policy, other: (prompts,)."""
-    difference = policy - other
-    n, mean = len(difference), float(difference.mean())
-    above = mean + margin
-    error = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    p = student_exceeding(above / error, n - 1) if error else float(above <= 0)
-    if lowest is None or above <= 0 or mean <= lowest:
-        return p
-    return max(p, max(0.0, 1 - above / (mean - lowest)) ** n)
+def p_not_worse(policy: Array, other: Array, margin: float, lowest: float | None = -1.0) -> float:
+    """Return the p-value of the claim that a mean over prompts has fallen by less than `margin`. `lowest`: the lowest
+    possible difference of a prompt, None if there is none. policy, other: (prompts,)."""
+    means = Means(np.stack([policy, other], 1), [""] * len(policy), shares=lowest is not None)
+    return means.not_worse(0, 1, margin, lowest)
 
 
 def mark_holding(tested_claims: list[Claim], alpha: float) -> None:
     """Set `holds` of every claim by Holm's method: all that hold are true with probability 1 - alpha."""
-    for tested, c in enumerate(sorted(tested_claims, key=lambda c: c.p)):
-        if c.p > alpha / (len(tested_claims) - tested):
-            return
-        c.holds = True
+    levels = correction([c.p for c in tested_claims], alpha)
+    for c, level in zip(tested_claims, levels, strict=True):
+        c.holds = c.p <= level
 
 
 def sentence(tested: list[Claim], titles: dict[str, str]) -> str:

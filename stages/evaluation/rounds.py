@@ -8,7 +8,8 @@ from typing import Any
 from stages.config.blocks.evaluation import ROUND
 from stages.config.choices import Split
 from stages.evaluation.asked import read_prompts
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.best_model import compare_models
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import read_answers, tabulate
 from stages.store.manifest import Manifest
 
@@ -35,15 +36,19 @@ def compare_rounds(
         ]
     ):
         return {}
-    means, last = Means(tabulate(prompts, answers).passed, [e.task for e in prompts]), numbers[-1]
+    passed = tabulate(prompts, answers).passed
+    tasks, last = [e.task for e in prompts], numbers[-1]
+    with_sft = compare_models(passed, tasks, confidence=confidence)
+    of_rounds = compare_models(passed[:, 1:], tasks, confidence=confidence)
+    means = with_sft.means
     best = max(numbers[1:], key=lambda number: means.means[number])  # the first of equal ones
     return {
         "prompts": len(prompts),
         "rates": [asdict(means.share(number, confidence)) for number in numbers],
         "gains": [asdict(means.difference(number, 0, confidence)) for number in numbers[1:]],
         "best": best,
-        "over_sft": asdict(means.difference(best, 0, 1 - (1 - confidence) / last)),
-        "over_last": asdict(means.difference(best, last, 1 - (1 - confidence) / max(1, last - 1))),
+        "over_sft": asdict(with_sft.corrected(0, best)),
+        "over_last": asdict(of_rounds.corrected(last - 1, best - 1)),
     }
 
 

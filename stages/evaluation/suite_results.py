@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import FORMS, Eval
 from stages.evaluation.asked import read_prompts
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.estimate import Means, correction
+from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import (
     Answers,
@@ -78,9 +79,13 @@ def suite_results(
     """Return the results of each suite by name, and the policy's score and lack of the fault by pair. `answers` are
     those in each model's own form, and in every other."""
     results, measured = dict[str, Any](), list[Measure]()
-    for name in dict.fromkeys(e.task for e in prompts):
-        outcomes = outcomes_of(name, [e for e in prompts if e.task == name], answers)
-        results[name] = rates(SUITES[name], outcomes, cfg.confidence, len(SUITES))
+    by_suite = {
+        name: outcomes_of(name, [e for e in prompts if e.task == name], answers)
+        for name in dict.fromkeys(e.task for e in prompts)
+    }
+    levels = correction([p_of_fault(each) for each in by_suite.values()], 1 - cfg.confidence)
+    for (name, outcomes), level in zip(by_suite.items(), levels, strict=True):
+        results[name] = rates(SUITES[name], outcomes, cfg.confidence, level)
         units = [
             content_id(*map(unit_of, twins))
             for twins in zip(*outcomes.prompts.values(), strict=True)
@@ -122,21 +127,27 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
 
 
 def rates(
-    suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, suites: int
+    suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, level: float
 ) -> dict[str, Any]:
     """Return the results of one suite of several: the score, and the share of pairs with its fault; `claims`: the
-    latter with intervals for as many comparisons as there are suites."""
+    latter with intervals that miss at most a share `level` of all truths, as several suites need."""
     return {
         "title": suite["title"],
         "wrong": suite["wrong"],
         "score": with_intervals(outcomes.score, outcomes.roles, confidence),
         "fault": with_intervals(outcomes.fault, outcomes.roles, confidence),
-        "claims": with_intervals(outcomes.fault, outcomes.roles, 1 - (1 - confidence) / suites),
+        "claims": with_intervals(outcomes.fault, outcomes.roles, 1 - level),
         "parts": {
             title: with_intervals(part, outcomes.roles, confidence)
             for title, part in outcomes.parts.items()
         },
     }
+
+
+def p_of_fault(outcomes: PairOutcomes) -> float:
+    """Return the p-value of a difference in the fault between the policy and the model before it."""
+    roles, means = outcomes.roles, Means(outcomes.fault, [""] * len(outcomes.fault))
+    return means.differs(roles.index("policy"), roles.index(before(roles)))
 
 
 def table(

@@ -2,7 +2,7 @@
 
 A tie is half a win. *Is it length?* The length-controlled rate is the win rate if both models were equally often the
 longer one. *Is it the judge?* People's verdicts on randomly drawn comparisons correct the judge. *Is it chance?* Every
-rate has a score interval (Wilson 1927, JASA 22)."""
+rate is one half and half of a paired difference: the share of wins less that of losses."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.agreement import z_score
-from stages.evaluation.intervals import Interval, score_bounds, student_quantile
+from stages.evaluation.estimate import Difference, Means, diluted
+from stages.evaluation.intervals import Interval
 
 Array = NDArray[np.float64]
 EVEN = 0.5
@@ -97,25 +97,19 @@ def side_of(rate: Interval) -> int:
 
 
 def win_rate(won: Array, confidence: float = 0.95) -> Interval:
-    """The mean of outcomes with its score interval; without outcomes, the interval is 0 to 1."""
-    n = len(won)
-    error = float(won.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    return (
-        interval(float(won.mean()), error, n - 1, n, confidence) if n else Interval(EVEN, 0.0, 1.0)
-    )
+    """The mean of outcomes with its interval; without outcomes, the interval is 0 to 1."""
+    return rate_of(lead(won, confidence)) if len(won) else Interval(EVEN, 0.0, 1.0)
 
 
-def interval(mean: float, error: float, freedom: float, n: float, confidence: float) -> Interval:
-    """The score interval of a rate with this standard error; if the error is 0, that of n independent outcomes. The
-    interval leaves room for wins and losses that n prompts happened to miss: half the score bound of 0 in n."""
-    mean, t = min(1.0, max(0.0, mean)), student_quantile((1 + confidence) / 2, freedom)
-    plain = mean * (1 - mean)
-    unseen = score_bounds(0.0, t * t / n)[1] / 2
-    only_ties = mean == EVEN and not error
-    low, high = score_bounds(
-        mean, 0 if only_ties else t * t * (error**2 / plain if plain and error else 1 / n)
-    )
-    return Interval(mean, max(0.0, min(low, mean - unseen)), min(1.0, max(high, mean + unseen)))
+def lead(won: Array, confidence: float) -> Interval:
+    """Return the share of wins less that of losses, with its interval."""
+    means = Means(np.stack([won, 1 - won], 1), [""] * len(won))
+    return means.difference(0, 1, confidence)
+
+
+def rate_of(lead: Interval) -> Interval:
+    """Return the win rate with this lead."""
+    return Interval(EVEN + lead.mean / 2, EVEN + lead.low / 2, EVEN + lead.high / 2)
 
 
 def matched_rate(
@@ -151,13 +145,22 @@ def matched_rate(
         )
     bins += [[won[equal]]] if equal.sum() > 1 else []
     effective = np.array([len(cells) ** 2 / sum(1 / len(cell) for cell in cells) for cells in bins])
-    means = np.array([np.mean([cell.mean() for cell in cells]) for cells in bins])
+    won_in, lost_in = (
+        np.array([np.mean([(cell == outcome).mean() for cell in cells]) for cells in bins])
+        for outcome in (1.0, 0.0)
+    )
     variances = [sum(variance_of_mean(cell) for cell in cells) / len(cells) ** 2 for cells in bins]
-    weights = effective / effective.sum()
-    freedom = sum(len(cell) - 1 for cells in bins for cell in cells)
-    error = math.sqrt((weights**2 * variances).sum())
-    rate = interval(float(weights @ means), error, freedom, effective.sum(), confidence)
-    return MatchedRate(rate, float(effective.sum() / len(won)))
+    prompts = float(effective.sum())
+    weights = effective / prompts
+    matched = Difference(
+        mean=float(weights @ (won_in - lost_in)),
+        error=2 * math.sqrt((weights**2 * variances).sum()),
+        freedom=sum(len(cell) - 1 for cells in bins for cell in cells),
+        rows=prompts,
+        gained=float(effective @ won_in),
+        lost=float(effective @ lost_in),
+    )
+    return MatchedRate(rate_of(matched.interval(confidence)), prompts / len(won))
 
 
 def variance_of_mean(outcomes: Array) -> float:
@@ -180,30 +183,42 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     if n >= TOGETHER and len(judge_on_rest) > 1 and (spread := judge.var(ddof=1)):
         best = np.cov(words, judge_on_words)[0, 1] / (spread * (1 + n / len(judge_on_rest)))
         weight = float(np.clip(best, 0, 1))
-    corrected, fitted = words - weight * judge_on_words, 2 if weight else 1
-    mean, variance = float(corrected.mean()), corrected.var(ddof=fitted) / n
+    by_people = lead(words, confidence)
     if weight:
-        mean += weight * float(judge_on_rest.mean())
-        variance += weight**2 * judge_on_rest.var(ddof=1) / len(judge_on_rest)
-    rate = interval(mean, math.sqrt(variance), n - fitted, n, confidence)
-    share = float(distinct.mean())
-    # Alike answers pull the rate towards one half, and their share has a sampling error too.
-    share_error = (
-        z_score(confidence) * (rate.mean - EVEN) * math.sqrt(share * (1 - share) / len(distinct))
-    )
-    low, high = (
-        math.hypot(share * (bound - rate.mean), share_error) for bound in (rate.low, rate.high)
-    )
-    mean = EVEN + share * (rate.mean - EVEN)
-    rate = Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
+        by_people = corrected_lead(words, judge_on_words, judge_on_rest, weight).interval(
+            confidence
+        )
+    # Alike answers are ties, and their share has a sampling error too.
+    rate = rate_of(diluted(by_people, len(distinct), float(distinct.mean()), confidence))
     by = "people and judge" if weight else "people alone"
     return {"known": n, "decides": n >= TOGETHER, "win_rate": asdict(rate), "by": by}
+
+
+def corrected_lead(
+    words: Array, judge_on_words: Array, judge_on_rest: Array, weight: float
+) -> Difference:
+    """Return people's lead as it is if the judge stands in for them on the rest with this weight."""
+    n, corrected = len(words), words - weight * judge_on_words
+    mean = float(corrected.mean() + weight * judge_on_rest.mean())
+    variance = corrected.var(ddof=2) / n + weight**2 * judge_on_rest.var(ddof=1) / len(
+        judge_on_rest
+    )
+    difference = min(1.0, max(-1.0, 2 * mean - 1))
+    decided = max(float((words != EVEN).mean()), abs(difference))
+    return Difference(
+        mean=difference,
+        error=2 * math.sqrt(variance),
+        freedom=n - 2,
+        rows=n,
+        gained=n * (decided + difference) / 2,
+        lost=n * (decided - difference) / 2,
+    )
 
 
 def detectable(
     prompts: int, ties: float = 0.3, confidence: float = 0.95, power: float = 0.8
 ) -> float:
     """Return the smallest difference of a win rate from one half that this many prompts detect with this power."""
-    z = z_score(confidence) + NormalDist().inv_cdf(power)
+    z = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
     decided = max(1 - ties, z**2 / max(1, prompts))  # twice the difference, at least
     return min(EVEN, z / 2 * math.sqrt(decided / max(1, prompts)))

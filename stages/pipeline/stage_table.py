@@ -27,7 +27,7 @@ STAGES = {
     "sft": Stage(21, next="sample"),
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
-    "label": Stage(24, next="pairs"),
+    "label": Stage(25, next="pairs"),
     "pairs": Stage(13, next="reference"),
     "unpaired": Stage(5, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),
@@ -35,7 +35,7 @@ STAGES = {
     "kto": Stage(7, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
     "grpo": Stage(13, next="eval", absent="Set align=grpo or arms=[grpo]."),
     "reward": Stage(
-        6, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
+        7, next="report", absent="Set reward.source.path=FILE, or stage=reward with align=dpo."
     ),
     "answer": Stage(15, next="eval"),
     "versus": Stage(
@@ -44,5 +44,5 @@ STAGES = {
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
     "eval": Stage(34, next="report"),
     "examine": Stage(1, absent="Set recipe=examine."),
-    "report": Stage(31),
+    "report": Stage(32),
 }

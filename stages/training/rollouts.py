@@ -21,7 +21,7 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation.intervals import paired
+from stages.evaluation.estimate import difference
 from stages.evaluation.relative_scores import floors_by_prompt
 from stages.hardware import allocator, machine
 from stages.hardware.memory import ROLLOUT_ROWS
@@ -278,7 +278,7 @@ def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]
     last = rewards[-fifth:]
-    if not paired(first, last).low > 0 or has_gain(held_out[0], held_out[-1]):
+    if not difference(first, last).low > 0 or has_gain(held_out[0], held_out[-1]):
         return ""
     rise = f"the reward rose from {fmean(first):.3f} to {fmean(last):.3f}"
     cause = "The model may know its prompts by heart, or what the labeler overrates"
@@ -296,4 +296,4 @@ def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> b
         if a is not None and b is not None:
             earlier.append(a)
             later.append(b)
-    return len(earlier) > 1 and paired(earlier, later).low > 0
+    return len(earlier) > 1 and difference(earlier, later).low > 0

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from stages.evaluation.outcomes import Outcome, average_runs, read_answers, tabulate
 from stages.pipeline.build import build
 from stages.store.node import Node

@@ -6,11 +6,9 @@ import pytest
 from stages.evaluation.agreement import (
     alpha,
     coincidences,
-    corrected_rate,
-    discriminates,
     kappa,
-    share,
 )
+from stages.evaluation.estimate import corrected_rate, discriminates
 from tests.helpers import confusion
 
 RATE = 0.6
@@ -53,8 +51,8 @@ def test_the_corrected_interval_covers_the_truth_and_the_plain_one_does_not() ->
     corrected = corrected_rate(seen, judged, right_positives, positives, right_negatives, negatives)
     assert 0.94 <= ((corrected.low <= RATE) & (corrected.high >= RATE)).mean() <= 0.96
     assert abs(float(corrected.mean.mean()) - RATE) < 0.01
-    plain = share(seen * judged, judged)
-    assert ((plain.low <= RATE) & (plain.high >= RATE)).mean() < 0.6
+    plain = 2 * (seen * (1 - seen) / judged) ** 0.5
+    assert (abs(seen - RATE) <= plain).mean() < 0.6
 
 
 def test_a_judge_that_knows_nothing_corrects_nothing() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.evaluation.best_model import Contender, compare_models, conclusion
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from tests.evaluation.simulated import Sweep
 
 PROMPTS = 300

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from stages.evaluation.agreement import share as independent
+from stages.evaluation.estimate import Share
 from stages.evaluation.labelling import Labelling, share
 from stages.store.records import Judgement
 from tests.rows import pool
@@ -80,7 +80,7 @@ def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not(tru
         chances = rng.beta(2 * truth, 2 * (1 - truth), 60)
         hits = (rng.random(480) < np.repeat(chances, 8)).tolist()
         with_prompts = share(hits, prompts)
-        plain = independent(sum(hits), 480)
+        plain = Share(float(np.mean(hits)), 0.0, 479, 480, 480).interval()
         assert with_prompts is not None
         inside += with_prompts.rate.low <= truth <= with_prompts.rate.high
         inside_plain += plain.low <= truth <= plain.high

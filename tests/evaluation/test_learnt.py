@@ -10,7 +10,7 @@ import pytest
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
-from stages.evaluation.intervals import Means
+from stages.evaluation.estimate import Means
 from stages.evaluation.learnt import (
     cautions,
     learnt_results,

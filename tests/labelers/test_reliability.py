@@ -2,12 +2,14 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from stages.config.errors import UserError
+from stages.evaluation.estimate import share
 from stages.evaluation.reliability import (
     countable,
     draw_audit,
@@ -55,6 +57,30 @@ def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
     corrected = report["positive_rate"]["corrected"]
     assert corrected["low"] <= truth <= corrected["high"]
     assert report["by_topic"]["t"]["n"] == 400
+
+
+def test_verdicts_on_one_prompt_are_one_draw() -> None:
+    """30 prompts × 6 judgements, which a judge gets right or wrong together: rates are as sure as of 30 draws."""
+    few = pool(*([f"answer {i} {j}" for j in range(4)] for i in range(30)))
+    judgements = list[Judgement]()
+    truth_by_pair = dict[tuple[str, ...], str]()
+    right = list[bool]()
+    for i, (prompt, candidates) in enumerate(few.by_prompt()):
+        right.append(i % 5 > 0)
+        for a, b in combinations(candidates, 2):
+            pair = {"a": a.candidate_id, "b": b.candidate_id}
+            word = "a" if right[i] else "b"
+            swapped = {"order_swapped_agrees": right[i]}
+            judgements.append(Judgement(prompt.id, "judge", **pair, preference=word, **swapped))
+            truth_by_pair[a.candidate_id, b.candidate_id] = "a"
+    candidates_by_id = {c.candidate_id: c for c in few.candidates}
+    prompts_by_id = {p.id: p for p in few.prompts}
+    report = reliability(judgements, judgements, truth_by_pair, prompts_by_id, candidates_by_id)
+    draws = share(right, map(str, range(30))).interval()
+    for name in ("accuracy", "pair_accuracy", "sensitivity"):
+        assert report[name] == pytest.approx(asdict(draws)), name
+    assert report["by_topic"]["t"]["low"] == pytest.approx(draws.low)
+    assert report["order_flips"]["high"] == pytest.approx(1 - draws.low)
 
 
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:

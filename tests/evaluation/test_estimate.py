@@ -1,17 +1,13 @@
 """Intervals have their nominal coverage, over other prompts of these tasks or over other tasks like these."""
 
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 
-from stages.evaluation.intervals import (
-    Means,
-    binomial,
-    prompts_needed,
-    student_quantile,
-)
-from stages.evaluation.retention import p_of_means, p_of_shares
+from stages.evaluation.distributions import binomial_at_most, student_quantile
+from stages.evaluation.estimate import Means, correction, prompts_needed, share
+from stages.evaluation.retention import p_not_worse
+from stages.evaluation.win_rates import win_rate
+from tests.bench import coverage
 from tests.evaluation.simulated import CASES, Case
 
 TABLES = 200
@@ -92,10 +88,10 @@ def test_equal_families_drawn_have_the_t_interval_of_their_means() -> None:
 def test_that_nothing_got_worse_among_few_proves_little(prompts: int) -> None:
     """Among 64 answers of a policy that loops in 2% of all answers, none loops one time in four."""
     none = np.ones(prompts)
-    assert p_of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
-    assert p_of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
-    assert p_of_means(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
-    assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
+    assert p_not_worse(none, none, 0.02) >= 0.98**prompts - 1e-12
+    assert p_not_worse(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
+    assert p_not_worse(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
+    assert p_not_worse(np.ones(500), np.ones(500), 0.02) < 0.01
 
 
 @pytest.mark.parametrize("base", [0.0, 0.05])
@@ -105,7 +101,7 @@ def test_a_claim_that_is_false_by_its_margin_holds_in_one_of_twenty(base: float)
     for _ in range(TABLES):
         before = (rng.random(200) >= base).astype(float)
         policy = (rng.random(200) >= base + 0.02).astype(float)
-        holding += p_of_shares(policy, before, 0.02) <= 0.05
+        holding += p_not_worse(policy, before, 0.02) <= 0.05
     assert holding / TABLES <= 0.05 + FEW
 
 
@@ -119,7 +115,7 @@ def test_a_claim_holds_where_enough_prompts_show_that_nothing_changed() -> None:
         luck = rng.random(514)
         policy = luck >= 0.075
         before = (luck < 0.075) | (luck >= 0.15)
-        holding += p_of_shares(policy.astype(float), before.astype(float), 0.05) <= 0.05
+        holding += p_not_worse(policy.astype(float), before.astype(float), 0.05) <= 0.05
     assert holding / 100 == pytest.approx(0.9, abs=0.12)
 
 
@@ -128,18 +124,68 @@ def test_preferences_are_learnt_where_the_exact_test_says_so(pairs: int) -> None
     prompts = [*map(str, range(pairs))]
     for hits in range(pairs // 2, pairs + 1):
         outcomes = (np.arange(pairs)[:, None] < hits).astype(float)
-        is_learnt = Means(outcomes, prompts, True).tested_share(0).low > 0.5
-        assert is_learnt == (1 - binomial(hits - 1, pairs, 0.5) <= 0.025)
+        is_learnt = Means(outcomes, prompts, True).share(0).low > 0.5
+        assert is_learnt == (1 - binomial_at_most(hits - 1, pairs, 0.5) <= 0.025)
 
 
-def test_a_tested_share_of_independent_draws_has_newcombes_interval() -> None:
-    """A score interval with a correction for continuity, of as many draws as there are prompts."""
-    n, hits = 40, 26
-    z = NormalDist().inv_cdf(0.975)
-    outcomes = (np.arange(n)[:, None] < hits).astype(float)
-    share = Means(outcomes, [*map(str, range(n))]).tested_share(0)
-    assert share.mean == hits / n
-    for bound, sign in ((share.low, -1), (share.high, 1)):
-        # the bound is the share from which the corrected mean is z standard errors away
-        distance = abs(share.mean + sign * 0.5 / n - bound)
-        assert distance == pytest.approx(z * (bound * (1 - bound) / n) ** 0.5, rel=1e-3)
+def test_one_share_has_one_interval() -> None:
+    """14 of 20 had four: of a label page, a pass rate, held-out pairs and a win rate."""
+    won = (np.arange(20) < 14).astype(float)
+    prompts = [*map(str, range(20))]
+    alone = share(won, prompts).interval()
+    assert (alone.low, alone.high) == pytest.approx((0.457, 0.881), abs=5e-4), "Clopper, Pearson"
+    for other in (
+        Means(won[:, None], [""] * 20).share(0),
+        Means(won[:, None], prompts, drawn=True).share(0),
+        win_rate(won),
+    ):
+        assert (other.low, other.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_families_of_two_prompts_cost_half_the_degrees_of_freedom_and_no_more() -> None:
+    """Satterthwaite's, over strata of two, made this interval a quarter wider than without families."""
+    changes = np.zeros(40)
+    changes[[0, 5, 11, 16, 23, 30]] = (1, 1, 1, 1, 1, -1)
+    outcomes = np.stack([changes < 0, changes > 0], 1).astype(float)
+    of_two = Means(outcomes, [str(i // 2) for i in range(40)]).difference(1, 0)
+    alone = Means(outcomes, [""] * 40).difference(1, 0)
+    assert alone.high - alone.low < of_two.high - of_two.low < 1.15 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(("changing", "gaining"), [(0.1, 0.5), (0.3, 0.5), (0.3, 0.7), (0.5, 0.9)])
+def test_of_20_prompts_the_interval_holds_the_truth(changing: float, gaining: float) -> None:
+    """Exact: all tables, with their probabilities. `python -m tests.bench.coverage` has the other sizes."""
+    rates = coverage.exact(20, changing, gaining)
+    assert rates.covered >= 0.935
+    if 20 * changing >= 10:
+        assert rates.covered <= 0.975
+    if gaining == 0.5:
+        assert rates.above == pytest.approx(rates.below)
+        assert rates.above <= 0.025
+
+
+@pytest.mark.parametrize("truth", [0.02, 0.05, 0.5, 0.9])
+def test_a_share_of_independent_prompts_never_covers_less_than_it_says(truth: float) -> None:
+    assert coverage.exact_share(40, truth) >= 0.95
+
+
+def test_judgements_of_one_prompt_are_one_draw() -> None:
+    """A judge who is right on 78% of all: over judgements, 78% of 2,000 intervals held that. Four standard errors."""
+    rates = coverage.judged(30, 6, 0.78, TABLES, np.random.default_rng(0))
+    assert rates.covered >= 0.95 - FEW
+
+
+def test_not_worse_agrees_with_the_interval() -> None:
+    """The p-value is half of 1 - confidence at the margin where the interval ends, for families, too."""
+    outcomes, _ = CASES[1].table(np.random.default_rng(2))
+    for drawn in (False, True):
+        means = Means(outcomes, CASES[1].families(), drawn)
+        low = means.difference(1, 0).low
+        assert means.not_worse(1, 0, -low) == pytest.approx(0.025, rel=1e-3)
+        assert means.differs(1, 0) <= 0.05 if low > 0 else means.differs(1, 0) > 0.05
+
+
+def test_holms_levels_rise_while_claims_are_made() -> None:
+    assert correction([0.02, 0.001, 0.9], 0.05) == pytest.approx([0.025, 0.05 / 3, 0.05])
+    assert correction([0.02, 0.9, 0.03], 0.05) == pytest.approx([0.05 / 3] * 3)
+    assert correction([], 0.05) == []
