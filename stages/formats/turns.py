@@ -61,11 +61,9 @@ TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured los
 FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
 READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, *RESULT_ID_KEYS, "channel"} - {"id"}
 QUOTES = ("[", "{", '"', "'")  # of a value in JSON or in Python's notation
-# The way out for a text that is no conversation, or whose marks are part of it
-AS_TEXT = (
-    "give the turns as messages: [{role: user, content: …}, …], or type `format: texts` in the source "
-    "(data.file.format=texts) to train every row as it is written"
-)
+# The ways out for a text that is no conversation, or whose marks are part of it
+AS_TEXT = Way({"format": "texts"}, "to train every row as it is written")
+COLUMN_AS_TEXT = Way({"columns": {"text": "COLUMN"}, "format": "texts"}, AS_TEXT.purpose)
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -361,10 +359,10 @@ def turn_objects(value: Any, field: str) -> list[Any]:
         for turn in transcript:
             tag = unread_tag(turn["content"])
             if tag:
-                raise BadRow(field, f"a turn holds the mark {tag!r}, which is not read: {AS_TEXT}")
+                raise BadRow(field, f"a turn holds the mark {tag!r}, which is not read")
         return transcript
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        raise BadRow(field, f"is a text without marks of turns: {AS_TEXT}")
+        raise BadRow(field, "is a text without marks of turns")
     items = require_list(resolve_turns(value), field)
     if all(isinstance(item, str) for item in items):
         items = [require_words(item, field) for item in items]
