@@ -401,6 +401,10 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             ways = [f"{columns} if these are the answers"]
         if any(has_answer(mapping.values(row).values.get("messages")) for row in head.rows):
             ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
+        prompt = mapping.first_paths.get("prompt")
+        if any(has_answer(mapping.values(row).values.get("prompt")) for row in head.rows):
+            columns = override(f"{block}.columns", {"messages": prompt})
+            ways = [f"{columns} to read whole conversations", *ways]
         ways += [
             f"{override(f'{block}.task', task)} to write the rows as instructions"
             for task in tasks[:1]
