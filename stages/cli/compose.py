@@ -75,7 +75,9 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     line = [argument for argument in argv if argument not in multirun]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
     if multirun and shows_configuration:
-        raise UserError(f"--cfg shows one configuration, and {multirun[0]} composes several.")
+        raise UserError(
+            f"--cfg shows one configuration, and {multirun[0]} composes several. Leave out {multirun[0]}."
+        )
     for argument in line:
         refuse_secret(argument)
         spelling.validate_argument(argument)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
+from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import ROLES, parse_transcript
-from stages.formats.turns import role_of, role_order_error
+from stages.formats.turns import COLUMN_AS_TEXT, role_of, role_order_error
 
 
 def ends_with_request(value: Any, roles: Mapping[str, str] = ROLES) -> bool:
@@ -28,7 +29,12 @@ class Chat(Format):
         return is_turns(value) and (self.turns.cuts_requests() or not ends_open)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        return self.trained_row(row)
+        try:
+            return self.trained_row(row)
+        except BadRow as bad:
+            if bad.ways or not isinstance(row["messages"], str):
+                raise
+            raise BadRow(bad.field or "messages", bad.reason, COLUMN_AS_TEXT) from None
 
 
 class Transcribed(Chat):

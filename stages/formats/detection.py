@@ -82,6 +82,8 @@ def recognise_format(
         if not (source.answered_later and isinstance(mapping.format, Prompts)):
             refusals.refuse_unanswered(head, mapping)
         refusals.refuse_judged(head, mapping)
+    if purpose is Purpose.preferences:
+        refusals.refuse_unscored(head, mapping)
     refusals.refuse_rivals(head, mapping)
     has_prompt = bool({"prompt", "messages"} & {*mapping.first_paths})
     mapping.prompts_only = purpose is Purpose.prompts and mapping.format.compares and has_prompt

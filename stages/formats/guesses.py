@@ -26,7 +26,8 @@ from stages.formats.compared import SIDES, Compared
 from stages.formats.format import Format, is_turns
 from stages.formats.kto import KTO
 from stages.formats.prompts import Prompts
-from stages.formats.scored import Scored, Several
+from stages.formats.readers.row import BadRow
+from stages.formats.scored import Scored, Several, is_missing, parse_number
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty, is_turn
 
@@ -52,12 +53,13 @@ SHAPES: dict[Purpose, list[tuple[type[Format], tuple[str, ...]]]] = {
         (Answered, ("prompt", "completion")),
     ],
 }
+ANSWERS = {"completion", "chosen", "rejected", "a", "b"}
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}
 NEW_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # customerMessage
 NUMBERED = re.compile(r"_?\d+$")
 LEAST_SIMILARITY = 0.8
 MOST_VALUES = 20  # of a preference or a label
-DEPTH = 2  # of the keys inside a column that are tried
+DEPTH = 3  # of the keys inside a column that are tried
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,18 @@ class Candidate:
     def is_metadata(self) -> bool:
         """True if the column accompanies a text, by its name, or by one value in most of many rows."""
         is_repeated = len(self.values) > 3 and len({*map(str, self.values)}) < len(self.values) / 2
-        return is_repeated or not TEXT_METADATA.isdisjoint(words_of(self.path.rpartition(".")[2]))
+        return is_repeated or accompanies_text(self)
 
 
 def words_of(name: str) -> list[str]:
     """Return the words of a name in lower case, with letters without accents."""
     words = normal_name(NEW_WORD.sub("_", name))
     return unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode().split("_")
+
+
+def accompanies_text(candidate: Candidate) -> bool:
+    """Return True for a column that accompanies a text, by its name."""
+    return not TEXT_METADATA.isdisjoint(words_of(candidate.path.rpartition(".")[2]))
 
 
 def spellings(name: str) -> list[list[str]]:
@@ -122,7 +129,10 @@ def best_guess(
 
 
 def fits_together(guess: Guess, roles: Sequence[str], candidates: Sequence[Candidate]) -> bool:
-    """Return True unless pairs lack a prompt and are no whole conversations, or scores are not as many as the answers."""
+    """Return True unless pairs lack a prompt and are no whole conversations, scores are not as many as the answers, or
+    one of several texts without telling names would be all that is read."""
+    if roles == ("text",) and guess.nameless and guess.unread:
+        return False
     columns = {**guess.read, **guess.guessed}
     by_path = {each.path: each for each in candidates}
     held = {role: by_path[str(path)] for role, path in columns.items() if str(path) in by_path}
@@ -149,9 +159,9 @@ def candidates_in(
         values = [value for value in values if not is_empty(value)]
         candidates.append(Candidate(path, values))
         candidate = candidates[-1]
-        has_keys = any(map(nested_keys, values)) and not holds_turns(candidate)
-        if has_keys and path.count(".") < DEPTH:
-            paths += [f"{path}.{key}" for key in dict.fromkeys(nested_keys(values))]
+        if path.count(".") < DEPTH and not holds_turns(candidate):
+            keys = dict.fromkeys(key for value in values for key in nested_keys(value))
+            paths += [f"{path}.{key}" for key in keys]
     return candidates
 
 
@@ -182,6 +192,8 @@ def guess_roles(
     nameless = [role for role in lacking if role not in guessed]
     for role in nameless:
         fitting = [each for each in free if FITS[role](each) and not each.is_metadata]
+        if role in ANSWERS and not fitting:  # many rows may have one answer: No.
+            fitting = [each for each in free if FITS[role](each) and not accompanies_text(each)]
         if not fitting:
             return None
         guessed[role] = fitting[0].path
@@ -258,10 +270,19 @@ def holds_texts(candidate: Candidate) -> bool:
 
 
 def holds_scores(candidate: Candidate) -> bool:
-    """Return True for lists of numbers."""
-    return holds_answers(candidate) and all(
-        isinstance(item, int | float) for value in candidate.values for item in value
-    )
+    """Return True for lists of numbers, also as texts; words may stand among them."""
+    if not holds_answers(candidate):
+        return False
+    items = [item for value in candidate.values for item in value if not is_missing(item)]
+    return bool(items) and all(map(is_number, items))
+
+
+def is_number(value: Any) -> bool:
+    try:
+        parse_number(value)
+    except BadRow:
+        return False
+    return not isinstance(value, bool)
 
 
 def holds_numbers(candidate: Candidate) -> bool:

@@ -23,13 +23,20 @@ from stages.formats.column_mapping import (
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
 from stages.formats.compared import in_order
 from stages.formats.format import STATED, is_whole
-from stages.formats.guesses import NEAR, best_guess, find_ids
+from stages.formats.guesses import (
+    NEAR,
+    accompanies_text,
+    best_guess,
+    candidates_in,
+    find_ids,
+    holds_scores,
+)
 from stages.formats.implicit import Implicit, shared_beginning
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import Way
-from stages.formats.scored import Several, flattened, keys_of
+from stages.formats.scored import Scored, Several, flattened, keys_of
 from stages.formats.texts import Texts
 from stages.formats.turns import role_of
 from stages.store import plugins
@@ -292,6 +299,27 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
                 raise UserError(TEXTS["judged"].format(name=head.name, **texts))
 
 
+def refuse_unscored(head: FileHead, mapping: ColumnMapping) -> None:
+    """Raise UserError for several answers without known scores, with the numbers of each row that may be their scores."""
+    form = mapping.format
+    if not isinstance(form, Scored):
+        return
+    values = next(filter(form.fits, (mapping.values(row).values for row in head.rows)), {})
+    answers = values.get("completions", "")
+    if {"scores", "ranks"} & {**form.split_objects(answers), **values}.keys():
+        return
+    ways = "No setting finds any, and answers without scores cannot be compared: let a labeler score them"
+    candidates = filter(holds_scores, candidates_in(head.columns, head.rows, form.dropped))
+    numbers = [each.path for each in sorted(candidates, key=accompanies_text)]
+    if numbers:
+        key = f"{head.block}.columns"
+        scores, ranks = (override(key, {role: numbers[0]}) for role in ("scores", "ranks"))
+        ways = f"Type {scores}, or {ranks} if the lowest is the best"
+    column = mapping.first_paths["completions"]
+    holds = ", ".join(nested_keys(answers)) or "text alone"
+    raise UserError(f"{head.name}: {column} holds {holds}, but no known scores. {ways}.")
+
+
 def score_paths(column: str, rows: list[dict[str, Any]]) -> list[str]:
     """Return the paths that score answers in a column: the column itself, or keys inside of it."""
     keys = dict.fromkeys(key for row in rows for key in nested_keys(row.get(column)))
@@ -373,6 +401,10 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
             ways = [f"{columns} if these are the answers"]
         if any(has_answer(mapping.values(row).values.get("messages")) for row in head.rows):
             ways = ["data.form.turns=cut to end conversations at their last answer", *ways]
+        prompt = mapping.first_paths.get("prompt")
+        if any(has_answer(mapping.values(row).values.get("prompt")) for row in head.rows):
+            columns = override(f"{block}.columns", {"messages": prompt})
+            ways = [f"{columns} to read whole conversations", *ways]
         ways += [
             f"{override(f'{block}.task', task)} to write the rows as instructions"
             for task in tasks[:1]

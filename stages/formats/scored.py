@@ -3,21 +3,20 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import UnionType
 from typing import Any
 
 from stages.config.blocks.data import Source
-from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.config.override_text import override
-from stages.formats.columns import Path, nested_keys, value_at
+from stages.formats.columns import nested_keys, value_at
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow, Way
 from stages.formats.turns import is_blank, messages, require_list
 
 NAMES = read_beside(__file__)
 MAX_SHOWN = 3  # values in a note
+MAX_ERROR = 60  # characters of the values in an error
 WORD = re.compile(r"\D*")  # N/A, unrated, ?: no number, and no part of one such as 4/5
 INFINITE = re.compile(r"\s*[+-]?inf(inity)?\s*", re.IGNORECASE)
 LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
@@ -63,14 +62,6 @@ class Scored(Format):
             raise BadRow("completions", "holds objects without a known text", *ways)
         return lists
 
-    def learn(
-        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
-    ) -> None:
-        row = next(row for row in rows if isinstance(row["completions"], list | dict | str))
-        lists = {**self.split_objects(row["completions"]), **row}
-        if not {"scores", "ranks"} & lists.keys():
-            raise unscored_error(row["completions"], str(names["completions"]), labels)
-
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         one = isinstance(row["completions"], str)  # each answer to a request has its own row
         lists = self.split_completions([row["completions"]] if one else row["completions"])
@@ -102,7 +93,8 @@ class Scored(Format):
             raise BadRow("scores", f"{len(values)} scores for {len(answers)} answers")
         scored = [i for i, value in enumerate(values) if not is_missing(value)]
         if len(scored) < min(2, len(values)):
-            raise BadRow("scores", f"{len(scored)} of {len(values)} answers have a score")
+            shown = ", ".join(map(repr, values))[:MAX_ERROR]
+            raise BadRow("scores", f"{len(scored)} of {len(values)} answers have a score: {shown}")
         for value in values:
             if is_missing(value):
                 self.unscored[str(value)] += 1
@@ -124,18 +116,6 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return WORD.fullmatch(value) is not None and not INFINITE.fullmatch(value)
     return isinstance(value, float) and math.isnan(value)
-
-
-def unscored_error(completions: Any, column: str, labels: str) -> UserError:
-    """Return the error for answers whose scores nothing names. `labels` is a key of the source."""
-    ways = "No setting finds any, and answers without scores cannot be compared: let a labeler score them"
-    numbers = [f"{column}.{key}" for key in keys_of(completions, int | float)]
-    if numbers:
-        key = f"{labels.rpartition('.')[0]}.columns"
-        scores, ranks = (override(key, {role: numbers[0]}) for role in ("scores", "ranks"))
-        ways = f"Type {scores}, or {ranks} if 1 is the best"
-    holds = ", ".join(nested_keys(completions)) or "text alone"
-    return UserError(f"{column} holds {holds}, but no known scores. {ways}.")
 
 
 def flattened(value: Any) -> list[Any]:
@@ -177,11 +157,6 @@ class Several(Scored):
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
         return isinstance(answers, list) and "completions" in self.split_objects(answers)
-
-    def learn(
-        self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str
-    ) -> None:
-        """Do nothing, since there are no scores to learn."""
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         lists = self.split_completions(row["completions"])

@@ -27,5 +27,5 @@ class Texts(Format):
         content = require_text(row["text"], "text")
         mark = None if self.is_named else find_mark(content)
         if mark:
-            raise BadRow("text", f"holds {mark!r}, a mark of turns: {AS_TEXT}")
+            raise BadRow("text", f"holds {mark!r}, a mark of turns that are not read", AS_TEXT)
         return ParsedRow([], [content])

@@ -8,6 +8,9 @@ CALL_ID_KEYS = ("id", "call_id", "toolUseId", "toolCallId")
 RESULT_ID_KEYS = ("tool_call_id", "tool_use_id", "toolUseId", "toolCallId", "call_id", "id")
 
 
+NAME_KEYS = ("name", "toolName")
+
+
 class Link(NamedTuple):
     """What a file says of a call, or of the call that a result belongs to: its id and the function's name. Both may be
     empty."""
@@ -27,12 +30,12 @@ def link_of_call(call: Any) -> Link:
         return Link()
     function = call.get("function")
     named = function if isinstance(function, dict) else call
-    return Link(first_text(call, CALL_ID_KEYS), first_text(named, ("name",)))
+    return Link(first_text(call, CALL_ID_KEYS), first_text(named, NAME_KEYS))
 
 
 def link_of_result(result: Mapping[str, Any]) -> Link:
     """Return the link of a tool's turn, or of a part with a result."""
-    return Link(first_text(result, RESULT_ID_KEYS), first_text(result, ("name",)))
+    return Link(first_text(result, RESULT_ID_KEYS), first_text(result, NAME_KEYS))
 
 
 def first_text(values: Mapping[str, Any], keys: Sequence[str]) -> str:

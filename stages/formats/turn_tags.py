@@ -31,6 +31,7 @@ TAG = re.compile(
 )
 LONGEST_TAG = 52
 LAST_TAG = re.compile(rf"(?:{TAG.pattern})\Z")
+TAG_BEHIND = re.compile(rf"\s*(?:{TAG.pattern})")
 MARKUP = re.compile(r"</?[a-z0-9]+>")
 # brackets that close nothing, as MiniMax has them: ]~b] and [e~[
 TILDED = re.compile(r"\][^\[\]\s]*~[^\[\]\s]*[\[\]]|\[[^\[\]\s]*~[^\[\]\s]*\[")
@@ -340,6 +341,9 @@ def first_turn_tag(text: str) -> str | None:
             first_of_role.setdefault(mark.role, written)
     if {"user", "assistant"} <= first_of_role.keys():
         return first_of_role["user"]
+    unknown = unknown_speakers(text)
+    if unknown:
+        return unknown[0]
     whole = text.strip()
     for tag in TAG.finditer(whole):
         is_frame = PIPED.search(tag[0]) and not FRAMES.isdisjoint(name_words(tag[0]))
@@ -347,6 +351,20 @@ def first_turn_tag(text: str) -> str | None:
         if is_frame or (NUMBERED.fullmatch(tag[0]) and is_inside):
             return tag[0]
     return None
+
+
+def unknown_speakers(text: str) -> list[str]:
+    """Return the tags that look like tokens and frame all of a text, if there are several: <|frage|>, <|antwort|>. Tags
+    with a word in common are parts of one text, as <|fim_prefix|> and <|fim_suffix|>."""
+    whole = strip_borders(text)
+    tags = list[str]()
+    for match in TAG.finditer(whole):
+        is_speaker = PIPED.search(match[0]) and not is_border(match[0])
+        if is_speaker and match[0] not in tags and not TAG_BEHIND.match(whole, match.end()):
+            tags.append(match[0])
+    words = [{*name_words(tag)} for tag in tags]
+    are_several = len(tags) > 1 and whole.startswith(tags[0])
+    return tags if are_several and not set.intersection(*words) else []
 
 
 def unread_tag(content: str) -> str:

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from stages.config.installation import read_beside
 from stages.formats.readers.row import LEAVE_OUT, BadRow, ChangesMeaning, Way
 from stages.formats.tool_partners import (
+    NAME_KEYS,
     RESULT_ID_KEYS,
     Link,
     find_partners,
+    first_text,
     link_of_call,
     link_of_result,
     partner_error,
@@ -54,6 +56,8 @@ KINDS = {name: kind for kind, names in TEXTS["parts"].items() for name in names.
 READ_PARTS = ("text", "thought", "call", "result")
 VALUE_KEYS = ("text", "value", "thinking", "reasoning", "refusal")
 ARGUMENT_KEYS = ("arguments", "input", "args")
+RESULT_KEYS = ("content", "response", "result", "output")
+TYPED_ROLES = {*TEXTS["typed"].split()}
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 # Columns, and keys of turns, with a weight in the loss, and those that change what a row or a turn means.
 WEIGHTS, CHANGING = ({*" ".join(TEXTS[part].values()).split()} for part in ("weights", "changing"))
@@ -61,11 +65,9 @@ TURN_WEIGHTS = WEIGHTS | {"loss"}  # a column of this name may be a measured los
 FLAGS_OF_TURNS = {*TEXTS["flags"].split()}
 READ_KEYS = {*CALL_KEYS, *REASONING_KEYS, *RESULT_ID_KEYS, "channel"} - {"id"}
 QUOTES = ("[", "{", '"', "'")  # of a value in JSON or in Python's notation
-# The way out for a text that is no conversation, or whose marks are part of it
-AS_TEXT = (
-    "give the turns as messages: [{role: user, content: …}, …], or type `format: texts` in the source "
-    "(data.file.format=texts) to train every row as it is written"
-)
+# The ways out for a text that is no conversation, or whose marks are part of it
+AS_TEXT = Way({"format": "texts"}, "to train every row as it is written")
+COLUMN_AS_TEXT = Way({"columns": {"text": "COLUMN"}, "format": "texts"}, AS_TEXT.purpose)
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -361,10 +363,10 @@ def turn_objects(value: Any, field: str) -> list[Any]:
         for turn in transcript:
             tag = unread_tag(turn["content"])
             if tag:
-                raise BadRow(field, f"a turn holds the mark {tag!r}, which is not read: {AS_TEXT}")
+                raise BadRow(field, f"a turn holds the mark {tag!r}, which is not read")
         return transcript
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        raise BadRow(field, f"is a text without marks of turns: {AS_TEXT}")
+        raise BadRow(field, "is a text without marks of turns")
     items = require_list(resolve_turns(value), field)
     if all(isinstance(item, str) for item in items):
         items = [require_words(item, field) for item in items]
@@ -381,8 +383,23 @@ def turn_objects(value: Any, field: str) -> list[Any]:
             speakers = sorted(item, key=lambda key: TURN_ORDER.index(SPEAKERS[key]))
             objects += [{"role": SPEAKERS[key], "content": item[key]} for key in speakers]
         else:
-            objects.append(item)
+            objects.append(with_role(item) if has_role(item) else item)
     return objects
+
+
+def with_role(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn that has a type in place of its role, as LangChain and OpenAI's Responses write it, with a role and a
+    content; any other turn unchanged."""
+    kind = turn.get("type")
+    if first_key(turn, ROLE_KEYS):
+        return turn
+    if kind == "function_call":
+        return {"role": kind, "content": turn}
+    if kind == "function_call_output":
+        return {"role": "tool", "call_id": turn.get("call_id"), "content": turn.get("output")}
+    data = turn.get("data")
+    named = data if isinstance(data, dict) else turn
+    return {**{key: value for key, value in named.items() if key != "type"}, "role": kind}
 
 
 def resolve_turns(value: Any) -> Any:
@@ -448,7 +465,10 @@ def holds_turns(text: str) -> bool:
 
 
 def has_role(value: Any) -> bool:
-    return isinstance(value, dict) and not value.keys().isdisjoint(ROLE_KEYS)
+    """Return True for an object with a role, or with a type in its place."""
+    if not isinstance(value, dict):
+        return False
+    return not value.keys().isdisjoint(ROLE_KEYS) or value.get("type") in TYPED_ROLES
 
 
 def is_exchange(value: Any) -> bool:
@@ -468,7 +488,9 @@ def is_turn(value: Any) -> bool:
 def role_of(turn: Any, roles: Mapping[str, str] = ROLES) -> str | None:
     """Return the role of a turn: system, user, assistant or tool; None if it is not one of these. `roles`: by the names
     that the file has for them."""
-    return roles.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
+    if not has_role(turn):
+        return None
+    return roles.get(str(first_value(with_role(turn), ROLE_KEYS)).lower())
 
 
 # Values of turns and rows
@@ -590,9 +612,9 @@ def read_parts(content: Any, field: str) -> dict[str, list[Any]]:
             parts[kind].append((result_text(part), link_of_result(part)))
             continue
         value: Any = None
-        if kind == "call" and "name" in part:
+        if kind == "call" and first_text(part, NAME_KEYS):
             arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
-            value = {**part, "arguments": arguments}
+            value = {**part, "name": first_text(part, NAME_KEYS), "arguments": arguments}
         else:
             value = next((part[key] for key in VALUE_KEYS if key in part), None)
         if kind != "call" and not isinstance(value, str):
@@ -610,7 +632,9 @@ def only_texts(parts: dict[str, list[Any]], field: str) -> str:
 
 def result_text(part: Mapping[str, Any]) -> str:
     """Return the result of a tool as text."""
-    content = part.get("content", part.get("response", ""))
+    content = next((part[key] for key in RESULT_KEYS if key in part), "")
+    if kind_of(content) == "text":
+        content = [content]
     if is_parts(content):
         return "\n".join(read_parts(content, "content")["text"])
     return content if isinstance(content, str) else json_text(content, "content")
@@ -637,10 +661,10 @@ def call_text(call: Any, field: str) -> str:
     if (
         not isinstance(call, dict)
         or not isinstance(call.get("name"), str)
-        or "arguments" not in call
+        or call.keys().isdisjoint(ARGUMENT_KEYS)
     ):
         raise BadRow(field, "a tool call must have a name and arguments")
-    arguments = call["arguments"]
+    arguments = call[next(key for key in ARGUMENT_KEYS if key in call)]
     if isinstance(arguments, str):
         values = read_calls([f"[{arguments.strip() or '{}'}]"], field)
         if len(values) != 1:

@@ -99,8 +99,9 @@ def thought_fault(prompt: str, answer: str, content: str) -> str:
         and thinking.behind_mark == content.lstrip()
     ):
         return (
-            "this answer ends a thought that neither it nor the prompt begins. Leave it out (reasoning: strip at the "
-            "source), write the mark that begins it, or take a template whose prompt begins it"
+            "this answer ends a thought that neither it nor the prompt begins. Type data.file.reasoning=strip "
+            "('data.sources[0].reasoning=strip' of a list, label.reasoning=strip of preferences) to leave it out, or take "
+            "a template whose prompt begins it"
         )
     closed_at_once = end and answer.lstrip().startswith(end)
     if (EMPTY.search(answer) or closed_at_once) and not EMPTY.search(content):

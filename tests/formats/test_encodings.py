@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,54 @@ def test_a_file_of_another_encoding_is_refused_until_it_is_named(
     assert summarize(read(file, encoding=named)) == READ
 
 
+# A text of each encoding, as people of its languages write it
+WRITTEN = {
+    "cp1250": "Opisz lampę. Jest użyteczna, ładna i tania.",
+    "cp1251": "Опиши лампу. Это полезно.",
+    "cp1252": "Décris la lampe. C’est très utile, ça va de soi.",
+    "cp1253": "Περιγράψτε τη λάμπα. Είναι χρήσιμη.",
+    "cp1254": "Lambayı açıkla. Çok güzel, değil mi?",
+    "cp850": "Beschreibe die Größe für mich.",
+    "koi8-r": "Опиши лампу. Это полезно.",
+    "mac-roman": "Décris la lampe. C’est très utile.",
+    "big5": "請描述這盞燈。它很有用。",
+    "gb18030": "请描述这盏灯。它很有用，价格也便宜。",
+    "shift_jis": "ランプについて説明してください。",
+    "euc_jp": "ランプについて説明してください。",
+    "euc_kr": "램프를 설명해 주세요. 유용합니다.",
+}
+
+
+@pytest.mark.parametrize("encoding", WRITTEN)
+def test_the_first_encoding_that_is_offered_reads_the_file(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = {"instruction": "Lamp?", "output": WRITTEN[encoding]}
+    file.write_bytes(json.dumps(row, ensure_ascii=False).encode(encoding))
+    with pytest.raises(UserError) as refusal:
+        read(file)
+    offered = re.findall(r"encoding=([\w-]+)", str(refusal.value))
+    assert offered[0] == encoding
+    assert len({*offered}) == len(offered)
+    assert summarize(read(file, encoding=offered[0])) == [(["Lamp?"], [WRITTEN[encoding]], None)]
+
+
+def test_each_offered_encoding_shows_a_word_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes("instruction,output\nÍrd le,Nagyon hűvös\n".encode("cp1250"))
+    with pytest.raises(UserError) as refusal:
+        read(file)
+    offered = dict(re.findall(r"encoding=([\w-]+)'? if '([^']+)' is right", str(refusal.value)))
+    assert "hűvös" in offered["cp1250"]
+    assert len({*offered.values()}) == len(offered)
+
+
 @pytest.mark.parametrize("name", FORMS)
-def test_utf_16_with_its_mark_is_read(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_with_the_mark_of_its_encoding_is_read(
+    encoding: str, name: str, tmp_path: Path
+) -> None:
     file = tmp_path / name
-    file.write_bytes(FORMS[name].encode("utf-16"))
+    file.write_bytes(FORMS[name].encode(encoding))
     assert summarize(read(file)) == READ
 
 

@@ -114,6 +114,43 @@ def test_near_names_are_never_read_on_a_guess(tmp_path: Path) -> None:
     assert summarize(result) == [(["a"], ["b", "c"], [1.0, 0.0])]
 
 
+def test_names_that_no_list_has_are_guessed_in_their_order(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"質問": f"{n}?", "回答": f"{n}.", "分類": "x"} for n in range(4)]
+    with pytest.raises(UserError, match=r'columns={prompt: "質問", completion: "回答"}'):
+        read(lines(tmp_path, rows))
+    pairs = [{"вопрос": f"{n}?", "это": f"{n}.", "иное": "Нет."} for n in range(5)]
+    names = 'prompt: "вопрос", chosen: "это", rejected: "иное"'
+    with pytest.raises(UserError, match=rf"columns={{{names}}}"):
+        read(lines(tmp_path, pairs), Purpose.preferences)
+
+
+SCORES: list[tuple[dict[str, Any], str]] = [
+    ({"completions": ["b", "c"], "elo": [1300, 900]}, "elo"),
+    ({"completions": ["b", "c"], "tokens": [3, 4], "meta": {"votes": ["7", "N/A"]}}, "meta.votes"),
+    (
+        {
+            "completions": [
+                {"response": text, "annotations": {"honesty": {"Rating": rating}}}
+                for text, rating in (("b", "5"), ("c", "1"))
+            ]
+        },
+        "completions.annotations.honesty.Rating",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "path"), SCORES)
+def test_numbers_that_may_be_the_scores_of_answers_are_offered(
+    row: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    file = lines(tmp_path, [{"prompt": f"a{n}", **row} for n in range(3)])
+    with pytest.raises(UserError) as refusal:
+        read(file, Purpose.preferences)
+    assert f"columns={{scores: {path}}}" in str(refusal.value)
+    assert f"columns={{ranks: {path}}}" in str(refusal.value)
+    assert read(file, Purpose.preferences, columns={"ranks": path}).rows == 3
+
+
 def test_several_rejected_columns_are_as_many_pairs(tmp_path: Path) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected_1": "c", "rejected_2": "d"}
     with pytest.raises(UserError, match=r"columns={rejected: \[rejected_1, rejected_2\]}"):

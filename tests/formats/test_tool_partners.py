@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from tests.formats.reading import lines, read, summarize
 
@@ -64,16 +65,67 @@ SEPARATE_CALLS = [
     REPLY,
 ]
 
+VERCEL = [
+    ASK,
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "tool-call", "toolCallId": each, "toolName": "f", "args": {}} for each in "ab"
+        ],
+    },
+    {
+        "role": "tool",
+        "content": [
+            {"type": "tool-result", "toolCallId": "b", "output": {"type": "text", "value": STOCK}},
+            {"type": "tool-result", "toolCallId": "a", "result": PRICE},
+        ],
+    },
+    REPLY,
+]
+LANGCHAIN = [
+    {"type": "human", "content": ASK["content"]},
+    {
+        "type": "ai",
+        "content": "",
+        "tool_calls": [{"name": "f", "args": {}, "id": each} for each in "ab"],
+    },
+    {"type": "tool", "tool_call_id": "b", "content": STOCK},
+    {"type": "tool", "tool_call_id": "a", "content": PRICE},
+    {"type": "ai", "data": {"type": "ai", "content": REPLY["content"]}},
+]
+RESPONSES = [
+    ASK,
+    *({"type": "function_call", "call_id": e, "name": "f", "arguments": "{}"} for e in "ab"),
+    {"type": "function_call_output", "call_id": "b", "output": STOCK},
+    {"type": "function_call_output", "call_id": "a", "output": PRICE},
+    REPLY,
+]
+FORMS = {
+    "openai": openai("ab", "ba"),
+    "in order": openai("ab", "ab"),
+    "anthropic": ANTHROPIC,
+    "bedrock": BEDROCK,
+    "gemini": GEMINI,
+    "separate calls": SEPARATE_CALLS,
+    "vercel": VERCEL,
+    "langchain": LANGCHAIN,
+    "responses": RESPONSES,
+}
 
-@pytest.mark.parametrize(
-    "turns",
-    [openai("ab", "ba"), openai("ab", "ab"), ANTHROPIC, BEDROCK, GEMINI, SEPARATE_CALLS],
-    ids=["openai", "in order", "anthropic", "bedrock", "gemini", "separate calls"],
-)
+
+@pytest.mark.parametrize("turns", FORMS.values(), ids=FORMS)
 def test_results_stand_in_the_order_of_their_calls(turns: list[Any], tmp_path: Path) -> None:
     [(messages, answers, _)] = summarize(read(lines(tmp_path, [{"messages": turns}])))
     assert messages[-2:] == [PRICE, STOCK]
     assert answers == [REPLY["content"]]
+
+
+def test_whole_conversations_in_a_column_of_requests_are_offered(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"input": RESPONSES}])
+    with pytest.raises(UserError, match=r"columns={messages: input}"):
+        read(file)
+    [(messages, _, _)] = summarize(read(file, columns={"messages": "input"}))
+    assert messages[-2:] == [PRICE, STOCK]
 
 
 def test_results_in_the_prompt_of_a_pair_stand_in_the_order_of_their_calls(tmp_path: Path) -> None:

@@ -175,6 +175,9 @@ UNREADABLE = {
         "<|user|>Sell me a lamp.<|assistant|><|tool_calls|>f{}<|done|>\n<|observation|>1<|assistant|>Here."
     ),
     "two users": "<|user|>\na</s>\n<|user|>\nb</s>\n<|assistant|>\nc</s>\n",
+    "other language": "<|frage|>Ein Licht?<|ende|><|antwort|>Hier bitte.<|ende|>",
+    "own words": "<|ask|>Sell me a lamp.<|tell|>Here you are.",
+    "one role twice": "<|BOT|>user\nSell me a lamp.<|EOT|><|BOT|>assistant\nHere you are.<|EOT|>",
     "headings": "Text.\n\n### Instruction:\nSell me a lamp.\n\n### Response:\nHere you are.",
 }
 
@@ -186,7 +189,7 @@ def test_marks_that_are_not_read_are_refused_until_the_user_means_them_as_text(
     file = lines(tmp_path, [{"text": UNREADABLE[kind]}])
     result = read(file)
     assert not result.parsed
-    way_out = "data.form.turns=merge" if kind == "two users" else "data.file.format=texts"
+    way_out = "data.form.turns=merge" if kind == "two users" else "format=texts"
     assert way_out in str(result.bad_rows[0].error)
     result = read(file, format="texts")
     assert [row.answers for row in result.parsed] == [[UNREADABLE[kind]]]
@@ -230,6 +233,8 @@ PROSE = {
     "repository": "<|file_sep|>model.py\nimport user\n<|file_sep|>user.py\nx = 1",
     "packed": "doc one<|endoftext|>User guide for two<|endoftext|>AI is three",
     "begun": "<|begin|>A lamp is useful.",
+    "pictures": "<|photo|>A lamp.<|photo|>A chair.",
+    "packed with begins": "<|startoftext|>A lamp.<|endoftext|><|startoftext|>A chair.<|endoftext|>",
     "manual": "### Instruction manual\n\nPress the button.",
 }
 
@@ -260,7 +265,7 @@ def test_each_row_is_held_to_what_most_of_the_first_rows_are(tmp_path: Path) -> 
     texts = [{"text": f"A lamp is useful, number {number}."} for number in range(3)]
     mostly_chats = read(lines(tmp_path, [*chats, texts[0]]))
     assert [len(mostly_chats.parsed), len(mostly_chats.bad_rows)] == [3, 1]
-    assert "data.file.format=texts" in str(mostly_chats.bad_rows[0].error)
+    assert "format=texts" in str(mostly_chats.bad_rows[0].error)
     mostly_texts = read(lines(tmp_path, [*texts, chats[0]]))
     assert [len(mostly_texts.parsed), len(mostly_texts.bad_rows)] == [3, 1]
 

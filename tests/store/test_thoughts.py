@@ -3,7 +3,7 @@
 import pytest
 
 from stages.store.records import Check
-from stages.store.thoughts import answer_behind, split_thought
+from stages.store.thoughts import answer_behind, split_thought, thought_fault
 from stages.tasks.checks import share_passed
 
 SPELLINGS = [
@@ -32,3 +32,9 @@ def test_the_answer_behind_a_thought_is_judged(text: str) -> None:
 def test_what_is_no_thought_stays(text: str) -> None:
     assert answer_behind(text) == text
     assert split_thought(text) is None
+
+
+def test_a_thought_that_nothing_begins_is_refused_with_the_setting_that_leaves_it_out() -> None:
+    answer = "Fruits by letter.\n</think>\n\nTry apple."
+    assert "data.file.reasoning=strip" in thought_fault("Ask.", answer, answer)
+    assert thought_fault("Ask.<think>\n", answer, answer) == ""

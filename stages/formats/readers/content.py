@@ -6,9 +6,7 @@ import codecs
 import gzip
 import io
 import lzma
-import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, AnyStr, BinaryIO
@@ -17,14 +15,20 @@ import pyarrow as pa
 
 from stages.config.blocks.data import ReadLimits
 from stages.config.errors import UserError
+from stages.formats.readers.encodings import likely_encodings, preview
 from stages.formats.readers.row import BadRow, NeedsSetting, Way
 
 MEGABYTE = 1_000_000
 ANY_BYTES = "latin-1"  # the encoding that has a character for every byte
 BLANK = b"\xef\xbb\xbf \t\r\n"  # the byte order mark and white space
 PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
-UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+# The encodings that begin with a mark; that of UTF-32 begins with UTF-16's
+MARKED = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -49,8 +53,8 @@ class Content:
         self.most, self.longest = limits.line, limits.line * MEGABYTE
         unpack = next((unpack for magic, unpack in PACKED.items() if start.startswith(magic)), None)
         raw: io.RawIOBase = Unpacked(file, unpack(plain), limits.unpacked) if unpack else plain
-        if not encoding and start.startswith(UTF_16_MARKS):
-            encoding = "utf-16"
+        if not encoding:
+            encoding = next((name for mark, name in MARKED.items() if start.startswith(mark)), None)
         if encoding:
             raw = Recoded(file, raw, encoding)
         self.stream = io.BufferedReader(raw, PEEK_BYTES)
@@ -161,21 +165,12 @@ def line_around(content: bytes, place: int) -> bytes:
 
 
 def encoding_error(file: Path, number: int, line: bytes, is_cut: bool = False) -> NeedsSetting:
-    """Return the error for a file that is not UTF-8, with the setting that reads it, and how a word would read then."""
-    encoding = likely_encoding(line, is_cut) or ANY_BYTES
-    shown = re.search(r"\S*[^\x00-\x7f]\S*", line.decode(encoding, "replace"))
-    purpose = f"if {shown[0]!r:.40} is right" if shown else ""
-    problem = f"{file}: line {number}: the file is not UTF-8"
-    return NeedsSetting(problem, Way({"encoding": encoding}, purpose))
-
-
-def likely_encoding(content: bytes, is_cut: bool = False) -> str | None:
-    """Return the encoding in which a content has no control characters: UTF-16 if it has zero bytes, else Windows-1252.
-    None if there are such characters. `is_cut`: the content may end within a character."""
-    candidates = ("utf-16-le", "utf-16-be") if b"\0" in content else ("cp1252",)
-    for encoding in candidates:
-        with suppress(UnicodeError):
-            text = codecs.getincrementaldecoder(encoding)().decode(content, final=not is_cut)
-            if not CONTROL.search(text):
-                return encoding
-    return None
+    """Return the error for a file that is not UTF-8, with the settings that may read it, and how a word would read
+    then."""
+    encodings = likely_encodings(line, is_cut) or [ANY_BYTES]
+    ways = list[Way]()
+    for index, encoding in enumerate(encodings):
+        word = preview(line, encoding, encodings[:index])
+        if word or not ways:
+            ways.append(Way({"encoding": encoding}, f"if {word!r} is right" if word else ""))
+    return NeedsSetting(f"{file}: line {number}: the file is not UTF-8", *ways)

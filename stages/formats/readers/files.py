@@ -21,13 +21,8 @@ from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.config.override_text import override
-from stages.formats.readers.content import (
-    BLANK,
-    PEEK_BYTES,
-    Content,
-    encoding_error,
-    likely_encoding,
-)
+from stages.formats.readers.content import BLANK, PEEK_BYTES, Content, encoding_error
+from stages.formats.readers.encodings import likely_encodings
 from stages.formats.readers.json_text import is_turns, json_rows
 from stages.formats.readers.row import NeedsSetting, Row, Way
 from stages.formats.readers.synthetic import Readers, dataset_folder, synthetic_readers
@@ -171,7 +166,7 @@ def content_rows(content: Content, documents: str | None) -> Iterator[Row]:
     refuse_unsupported(content.file, start)
     head = start[:HEAD_BYTES]
     is_cut = len(start) > len(head)
-    if b"\0" in head and likely_encoding(head, is_cut):  # UTF-16 without its mark
+    if b"\0" in head and likely_encodings(head, is_cut):  # UTF-16 without its mark
         raise encoding_error(content.file, 1, head, is_cut)
     suffixes = {suffix.lower() for suffix in content.file.suffixes}
     is_json = start.lstrip(BLANK)[:1] in (b"{", b"[")
