@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from stages.commands.finished_run import newest_end, require_nodes
 from stages.commands.result import Result, new_table, null_for_nan, print_parts
@@ -19,6 +19,7 @@ from stages.config.schema import Config, Gate, Target
 from stages.evaluation import measures
 from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
+from stages.evaluation.results import read_results
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.manifest import edited_source, manifest_of
@@ -26,7 +27,7 @@ from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
 from stages.store.records import load
-from stages.store.sealed_json import load_json, rebuild_command, require_keys
+from stages.store.sealed_json import rebuild_command
 from stages.store.stage_sources import EditedSource
 from stages.store.store import Store
 
@@ -51,14 +52,13 @@ class Side:
     checks_version: int
     edited: EditedSource | None
     measures_by_seed: list[dict[str, dict[str, Measure]]]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     policy: str
 
     @classmethod
     def read(cls, folders: list[Path], store: Store) -> Self:
         store.verify(*folders)
-        shape = require_keys("models", "decoding", "endpoint")
-        results = load_json(folders[0] / "results.json", shape)
+        results = read_results(folders[0])
         manifest = manifest_of(folders[0])
         return cls(
             folders=folders,
@@ -67,8 +67,8 @@ class Side:
             measures_by_seed=[
                 by_measure(load(folder / measures.FILE, Measure)) for folder in folders
             ],
-            settings={key: results[key] for key in ("decoding", "endpoint")},
-            policy=results["models"]["policy"],
+            settings={"decoding": results.decoding, "endpoint": results.endpoint},
+            policy=results.policy,
         )
 
 

@@ -5,10 +5,8 @@ was learnt of these preferences. Better answers are shown by checks or judges on
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +15,10 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
 from stages.evaluation.diagnosis.effects import FAR_KL
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.intervals import Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
+from stages.evaluation.results import Behaviour, Divergence, Intervals, Learnt
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -39,11 +38,11 @@ Array = NDArray[np.float64]
 
 def learnt_results(
     cfg: Eval, inputs: dict[str, Path], before: str, out: StageDir
-) -> tuple[dict[str, Any], list[Measure]]:
+) -> tuple[Learnt | None, list[Measure]]:
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
     token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals,
-    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is empty without SFT.
+    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is None without SFT.
     Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
     Also return what was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
@@ -53,13 +52,13 @@ def learnt_results(
         if role != "base" and title != GRPO.objective.title
     ]
     if before != "sft" or "policy" not in roles or not (pairs := read_held_out(inputs, out)):
-        return {}, []
+        return None, []
     pairs, rows = in_own_forms({role: inputs[role] / "model" for role in roles}, pairs)
     if not pairs:
-        return {}, []
+        return None, []
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
     if len(labels) and labels.all() == labels.any():
-        return {}, []
+        return None, []
     main = main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {
@@ -77,14 +76,14 @@ def learnt_results(
         # 1 where chosen is higher, 0.5 where they are equal
         return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
-    def shares(scores: dict[str, Array]) -> dict[str, Any]:
+    def shares(scores: dict[str, Array]) -> Intervals:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
-        row = {name: asdict(means.tested_share(i, cfg.confidence)) for i, name in enumerate(scores)}
+        row = {name: means.tested_share(i, cfg.confidence) for i, name in enumerate(scores)}
         names = [*scores]
         for name, other in ((main, before), ("policy-control", "control")):
             if {"policy", other} <= scores.keys():
                 delta = means.difference(names.index("policy"), names.index(other), cfg.confidence)
-                row[name] = asdict(delta)
+                row[name] = delta
         return row
 
     units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]
@@ -95,16 +94,18 @@ def learnt_results(
         if len(labels)
         else "held-out pairs"
     )
-    return {
-        "pairs": len(pairs),
-        "of": f"{len(pairs):,} {noun}",
-        "prompts": len({*prompts}),
-        "ratio": shares({role: sums[role] - sums[before] for role in roles if role != before}),
-        "sum": shares(sums),
-        "per_token": shares({role: sums[role] / tokens for role in roles}),
-        **shares({"longer": answer_lengths(pairs, tokens, load_contract(inputs["sft"] / "model"))}),
-        "note": TOO_FEW if len(pairs) < FEWEST else "",
-    }, measured
+    lengths = answer_lengths(pairs, tokens, load_contract(inputs["sft"] / "model"))
+    figures = Learnt(
+        pairs=len(pairs),
+        of=f"{len(pairs):,} {noun}",
+        prompts=len({*prompts}),
+        ratio=shares({role: sums[role] - sums[before] for role in roles if role != before}),
+        sum=shares(sums),
+        per_token=shares({role: sums[role] / tokens for role in roles}),
+        longer=shares({"longer": lengths})["longer"],
+        note=TOO_FEW if len(pairs) < FEWEST else "",
+    )
+    return figures, measured
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:
@@ -198,27 +199,30 @@ def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
     return values
 
 
-def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> str:
+def sentence(figures: Learnt, titles: dict[str, str], but: str = "") -> str:
     """Say in one sentence whether the policy learnt its preferences. `but`: the clause from `cautions`."""
-    ratio, policy = Interval(**figures["ratio"]["policy"]), titles["policy"]
+    ratio, policy = figures.ratio["policy"], titles["policy"]
     lead = f"{policy} did not measurably learn the preferences"
     if ratio.low > 0.5 or ratio.high < 0.5:
         lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
-    if figures["note"]:
+    if figures.note:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
-    return f"{lead}: it favours the better answer in {ratio.share()} of {figures['of']} (chance 50%){but}."
+    return f"{lead}: it favours the better answer in {ratio.share()} of {figures.of} (chance 50%){but}."
 
 
-def cautions(results: dict[str, Any]) -> str:
+def cautions(
+    models: dict[str, str], first: str, shown: Behaviour, endings: str, kl: dict[str, Divergence]
+) -> str:
     """Return a clause that names what became worse, else ''. It names fewer answers that end, more answers that loop,
-    and a policy that moved far from the model before it."""
-    first, worse = results["before"], list[str]()
-    if results["endings"]:
-        worse.append(results["endings"].removeprefix(", and "))
-    if (loops := results["loops"]) and loops["policy"] - loops[first] > MORE_LOOPS:
+    and a policy that moved far from the model before it, whose role is `first`."""
+    worse = list[str]()
+    if endings:
+        worse.append(endings.removeprefix(", and "))
+    loops = shown.loops
+    if loops and loops["policy"] - loops[first] > MORE_LOOPS:
         worse.append(
             f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}"
         )
-    if (far := results["kl"].get("policy", {}).get("per_token", 0.0)) > FAR_KL:
-        worse.append(f"is far from {results['models'][first]}: {far:.2g} nats per token")
+    if "policy" in kl and kl["policy"].per_token > FAR_KL:
+        worse.append(f"is far from {models[first]}: {kl['policy'].per_token:.2g} nats per token")
     return f"; but it {', and '.join(worse)}" if worse else ""

@@ -5,7 +5,7 @@ longer one. *Is it the judge?* People's verdicts on randomly drawn comparisons c
 rate has a score interval (Wilson 1927, JASA 22)."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.evaluation.agreement import z_score
 from stages.evaluation.intervals import Interval, score_bounds, student_quantile
+from stages.evaluation.results import MatchedRate, PeopleRate, WinRates
 
 Array = NDArray[np.float64]
 EVEN = 0.5
@@ -45,39 +46,31 @@ class Comparisons:
     judge: Array
 
 
-@dataclass(frozen=True)
-class MatchedRate:
-    """The length-controlled win rate; `used`: the share of the prompts that a plain rate of equal precision needs."""
-
-    win_rate: Interval
-    used: float
-
-
-def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> dict[str, Any]:
-    """Return win rates, null judges' win rates and the verdict as `results.json` stores them. `max_longer`: the
-    highest share of unequal lengths in which one model may be longer, for a length-controlled rate."""
+def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> WinRates:
+    """Return win rates, null judges' win rates and the verdict. `max_longer`: the highest share of unequal lengths in
+    which one model may be longer, for a length-controlled rate."""
     judged = ~np.isnan(c.won)
     won, longer_by = c.won[judged], c.longer_by[judged]
     rate = win_rate(won, confidence)
     matched = matched_rate(won, longer_by, confidence, max_longer)
     people = people_rate(c, confidence)
-    deciding = Interval(**people["win_rate"]) if people and people["decides"] else rate
+    deciding = people.win_rate if people and people.decides else rate
     nulls = {
         "longer wins": EVEN + np.sign(longer_by) / 2,
         "first wins": c.shown_first[judged].astype(float),
     }
-    return {
-        "win_rate": asdict(rate),
-        "longer": float((longer_by > 0).mean()) if len(won) else 0.0,
-        "matched": asdict(matched) if isinstance(matched, MatchedRate) else None,
-        "unmatched": matched if isinstance(matched, str) else "",
-        "people": people,
-        "nulls": {name: asdict(win_rate(of_null, confidence)) for name, of_null in nulls.items()},
-        "detectable": detectable(
+    return WinRates(
+        win_rate=rate,
+        longer=float((longer_by > 0).mean()) if len(won) else 0.0,
+        matched=matched if isinstance(matched, MatchedRate) else None,
+        unmatched=matched if isinstance(matched, str) else "",
+        people=people,
+        nulls={name: win_rate(of_null, confidence) for name, of_null in nulls.items()},
+        detectable=detectable(
             len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence
         ),
-        "effect": effect_of(len(won), deciding, matched),
-    }
+        effect=effect_of(len(won), deciding, matched),
+    )
 
 
 def effect_of(judged: int, rate: Interval, matched: MatchedRate | str) -> str:
@@ -165,7 +158,7 @@ def variance_of_mean(outcomes: Array) -> float:
     return max(float(outcomes.var(ddof=1)), 0.25 / len(outcomes)) / len(outcomes)
 
 
-def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
+def people_rate(c: Comparisons, confidence: float) -> PeopleRate | None:
     """Return the win rate by people, who saw a random part of the comparisons that are not alike; None if too few.
     From 50 verdicts on it `decides`: the judge stands in for people on the other prompts, and they correct its mean.
     The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). Comparisons without a
@@ -197,7 +190,7 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     mean = EVEN + share * (rate.mean - EVEN)
     rate = Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
     by = "people and judge" if weight else "people alone"
-    return {"known": n, "decides": n >= TOGETHER, "win_rate": asdict(rate), "by": by}
+    return PeopleRate(n, n >= TOGETHER, rate, by)
 
 
 def detectable(

@@ -9,9 +9,10 @@ from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
-from stages.pages.headline import BY, HALF, JUDGE, Results
+from stages.pages.headline import BY, HALF, JUDGE
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.workspace import clock
@@ -70,15 +71,14 @@ def effect(delta: Interval) -> str:
     return delta.word("good", "bad", "none")
 
 
-def difference_lamp(title: str, row: Mapping[str, Any], other: str) -> Lamp:
+def difference_lamp(title: str, delta: Interval, other: str) -> Lamp:
     """Return the lamp of a difference of the policy to the `other` model."""
-    delta = Interval(**row)
     figure = f"{points(delta.mean)} over {other} ({delta.bounds()})"
     return Lamp(title, effect(delta), delta.word(*STATES), figure)
 
 
 def has_control(results: Results) -> bool:
-    return "control" in results["models"]
+    return "control" in results.models
 
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
@@ -88,30 +88,30 @@ def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
 
 def new_group(results: Results) -> str | None:
     """Return the group of prompts that are like nothing that was trained, if it is not what the verdict is about."""
-    return next((g for g in NEW if g in results["groups"] and g != results["endpoint"]), None)
+    return next((g for g in NEW if g in results.groups and g != results.endpoint), None)
 
 
 def place(results: Results, taught: str) -> list[str]:
     """Return the names of the prompts that the verdict is about: in a sentence, as a title, and of a chart."""
-    if own := results["primary"]["set"]:
-        return [own, own, own]
+    if results.primary and results.primary.set:
+        return [results.primary.set] * 3
     if taught == "nothing here":
         return PLACES["untaught"]
-    return PLACES.get(results["endpoint"], PLACES["other"])
+    return PLACES.get(str(results.endpoint), PLACES["other"])
 
 
 def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str) -> list[Lamp]:
     """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, and what else was asked.
     `run`: the command of this run."""
-    shown, parts, main = list[Lamp](), results["gives_verdict"], results["main_difference"]
-    before = results["models"][results["before"]]
-    if "learnt" in parts:
-        shown += learnt_lamps(results, run)
-    shown += [judged_lamp(results, each) for each in results["judged"].values()]
-    if "checks" in parts:
-        shown.append(difference_lamp(place(results, taught)[1], results["primary"][main], before))
+    shown, parts, main = list[Lamp](), results.gives_verdict, results.main_difference
+    before = results.title_before
+    if "learnt" in parts and results.learnt:
+        shown += learnt_lamps(results.learnt, bool(results.judged), run)
+    shown += [judged_lamp(each) for each in results.judged.values()]
+    if "checks" in parts and results.primary:
+        shown.append(difference_lamp(place(results, taught)[1], results.primary[main], before))
         if group := new_group(results):
-            shown.append(difference_lamp(PLACES[group][1], results["groups"][group][main], before))
+            shown.append(difference_lamp(PLACES[group][1], results.groups[group][main], before))
         else:
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
     if of_pairs(nodes):
@@ -120,56 +120,56 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
 
 
 def control_lamp(results: Results, run: str) -> Lamp:
-    title = f"{results['models']['policy']} or plain SFT?"
+    title = f"{results.policy} or plain SFT?"
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
-    if "checks" in results["gives_verdict"]:
-        return difference_lamp(title, results["primary"]["policy-control"], CONTROL)
-    shares = results["learnt"].get("ratio", {})
+    if results.primary and "checks" in results.gives_verdict:
+        return difference_lamp(title, results.primary["policy-control"], CONTROL)
+    shares = results.learnt.ratio if results.learnt else {}
     if "control" not in shares:
         return Lamp(title, "off", NOT_TESTED, "")
-    delta = Interval(**shares["policy-control"])
+    delta = shares["policy-control"]
     word = delta.word("more", "less", "no clear difference")
-    figure = f"{shares['policy']['mean']:.0%} of pairs for {shares['control']['mean']:.0%}"
+    figure = f"{shares['policy'].mean:.0%} of pairs for {shares['control'].mean:.0%}"
     return Lamp(title, effect(delta), word, figure)
 
 
-def learnt_lamps(results: Results, run: str) -> list[Lamp]:
+def learnt_lamps(learnt: Learnt, is_judged: bool, run: str) -> list[Lamp]:
     """Return the lamps of held-out preferences: learnt or not, and whether answers are better."""
-    learnt = results["learnt"]
-    ratio = Interval(**learnt["ratio"]["policy"])
+    ratio = learnt.ratio["policy"]
     above = Interval(ratio.mean - HALF, ratio.low - HALF, ratio.high - HALF)
-    word = learnt["note"] or above.word("learnt", "learnt the opposite", "not clearly learnt")
-    state = "none" if learnt["note"] else effect(above)
-    figure = f"{ratio.mean:.0%} of {learnt['of']} ({ratio.low:.0%} to {ratio.high:.0%})"
+    word = learnt.note or above.word("learnt", "learnt the opposite", "not clearly learnt")
+    state = "none" if learnt.note else effect(above)
+    figure = f"{ratio.mean:.0%} of {learnt.of} ({ratio.low:.0%} to {ratio.high:.0%})"
     shown = [Lamp("Your preferences", state, word, figure)]
-    if not results["judged"]:
+    if not is_judged:
         shown.append(Lamp("Are answers better?", "off", "nobody was asked", "", f"{run} {JUDGE}"))
     return shown
 
 
-def judged_lamp(results: Results, judged: Mapping[str, Any]) -> Lamp:
-    title = f"Against {judged['title']}, by {BY.get(judged['labeler'], judged['labeler'])}"
-    if "waiting" in judged:
-        return Lamp(title, "off", "waits for people", f"{judged['waiting']:,} comparisons")
-    state = {"better": "good", "worse": "bad"}.get(judged["effect"], "none")
-    return Lamp(title, state, judged["effect"], f"wins {Interval(**judged['win_rate']).share()}")
+def judged_lamp(judged: Judged | Waiting) -> Lamp:
+    opposed = judged.opposed
+    title = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}"
+    if isinstance(judged, Waiting):
+        return Lamp(title, "off", "waits for people", f"{judged.waiting:,} comparisons")
+    state = {"better": "good", "worse": "bad"}.get(judged.rates.effect, "none")
+    return Lamp(title, state, judged.rates.effect, f"wins {judged.rates.win_rate.share()}")
 
 
 def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
     """Return the weakest true sentence on the run. It names the cause: a method that plain SFT on the same answers
     equals is not named as one."""
-    parts, policy = results["gives_verdict"], results["models"]["policy"]
-    if "learnt" in parts:
-        return f"{learnt_clause(results, policy)}; {judged_clause(results, policy)}."
+    parts, policy = results.gives_verdict, results.policy
+    if results.learnt and "learnt" in parts:
+        return f"{learnt_clause(results.learnt, policy)}; {judged_clause(results)}."
     if "judged" in parts and "checks" not in parts:
-        clause = judged_clause(results, policy)
+        clause = judged_clause(results)
         return f"{clause[:1].upper()}{clause[1:]}."
-    if "checks" not in parts:
-        return str(results["verdict"])
-    clauses = [practised_clause(results, nodes, taught)]
+    if not results.primary or "checks" not in parts:
+        return results.verdict
+    clauses = [practised_clause(results, results.primary, nodes, taught)]
     if group := new_group(results):
-        delta = Interval(**results["groups"][group][results["main_difference"]])
+        delta = results.groups[group][results.main_difference]
         clauses.append(
             delta.word(
                 *(f"{word} on {PLACES[group][0]}" for word in ("better", "worse", "nothing more"))
@@ -178,13 +178,15 @@ def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> st
     return f"{'; '.join(clauses)}."
 
 
-def practised_clause(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
+def practised_clause(
+    results: Results, primary: Group, nodes: Mapping[str, Manifest], taught: str
+) -> str:
     """Return the clause on the prompts of the verdict, with the cause if plain SFT on the same answers was tested."""
-    policy, primary = results["models"]["policy"], results["primary"]
-    where, row = place(results, taught)[0], primary[results["main_difference"]]
-    if primary["note"]:
-        return f"{primary['note'].capitalize()} whether {policy} helped on {where}"
-    helped = effect(Interval(**row))
+    policy = results.policy
+    where, delta = place(results, taught)[0], primary[results.main_difference]
+    if primary.note:
+        return f"{primary.note.capitalize()} whether {policy} helped on {where}"
+    helped = effect(delta)
     if helped == "none":
         return f"{policy} made no measurable change on {where}"
     if helped == "bad":
@@ -193,7 +195,7 @@ def practised_clause(results: Results, nodes: Mapping[str, Manifest], taught: st
         return f"{policy} helped on {where}"
     if not has_control(results):
         return f"{policy} helped on {where}; whether plain SFT on the chosen answers would have, was not tested"
-    more = effect(Interval(**primary["policy-control"]))
+    more = effect(primary["policy-control"])
     if more == "good":
         return f"{policy} helped on {where}, and more than plain SFT on the chosen answers"
     of_checks = nodes.get("label", {}).get("settings", {}).get("labeler") == "verifier"
@@ -204,82 +206,78 @@ def practised_clause(results: Results, nodes: Mapping[str, Manifest], taught: st
     return f"Training on {answers} helped on {where}; {less}"
 
 
-def learnt_clause(results: Results, policy: str) -> str:
-    learnt = results["learnt"]
-    ratio = Interval(**learnt["ratio"]["policy"])
-    if learnt["note"]:
+def learnt_clause(learnt: Learnt, policy: str) -> str:
+    ratio = learnt.ratio["policy"]
+    if learnt.note:
         return f"Too few held-out rows to say whether {policy} learnt the preferences"
     if ratio.low > HALF:
         learnt_them = (
-            f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt['of']} are in order"
+            f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt.of} are in order"
         )
         return f"{learnt_them}{beside_control(learnt)}"
     word = "learnt the opposite of" if ratio.high < HALF else "did not clearly learn"
     return f"{policy} {word} these preferences"
 
 
-def beside_control(learnt: Mapping[str, Any]) -> str:
+def beside_control(learnt: Learnt) -> str:
     """Return what plain SFT on the chosen answers learnt beside a policy that learnt; '' if it was not trained."""
-    if "control" not in learnt["ratio"]:
+    if "control" not in learnt.ratio:
         return ""
-    plain = (
-        f"plain SFT on the chosen answers puts {learnt['ratio']['control']['mean']:.0%} in order"
-    )
-    delta = Interval(**learnt["ratio"]["policy-control"])
+    plain = f"plain SFT on the chosen answers puts {learnt.ratio['control'].mean:.0%} in order"
+    delta = learnt.ratio["policy-control"]
     return f" ({plain}, {delta.word('fewer', 'more', 'which is not measurably different')})"
 
 
-def judged_clause(results: Results, policy: str) -> str:
+def judged_clause(results: Results) -> str:
     """Return the clause on the first comparison of answers."""
-    for judged in results["judged"].values():
-        by = BY.get(judged["labeler"], judged["labeler"])
-        title = judged["title"]
+    for judged in results.judged.values():
+        by = BY.get(judged.opposed.labeler, judged.opposed.labeler)
+        title = judged.opposed.title
         others = title if title == REFERENCES else f"{title}'s"
-        if "waiting" in judged:
-            return f"{judged['waiting']:,} comparisons of answers wait for people"
-        return f"by {by}, {EFFECTS[judged['effect']].format(others=others)}"
+        if isinstance(judged, Waiting):
+            return f"{judged.waiting:,} comparisons of answers wait for people"
+        return f"by {by}, {EFFECTS[judged.rates.effect].format(others=others)}"
     return "whether its answers are better, nobody was asked"
 
 
 def rates(results: Results, taught: str) -> list[Rates]:
     """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs in order."""
-    if "checks" not in results["gives_verdict"]:
-        ratio = results["learnt"].get("ratio", {}) if results["learnt"] else {}
-        about = f"held-out pairs in order · {results['learnt']['pairs']}" if ratio else ""
-        return [Rates(about, bars(results, ratio))] if ratio else []
+    if "checks" not in results.gives_verdict:
+        learnt = results.learnt
+        if not learnt:
+            return []
+        return [Rates(f"held-out pairs in order · {learnt.pairs}", bars(results, learnt.ratio))]
     return [
-        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
+        Rates(f"{name} · {row.prompts:,} prompts", bars(results, row.intervals))
         for name, row in rows_by_place(results, taught).items()
     ]
 
 
 def rates_in_any_form(results: Results, taught: str) -> list[Rates]:
     """Return the same chart for answers that contain the reference in any form; empty without references."""
-    rows = {
-        name: row["containing"]
-        for name, row in rows_by_place(results, taught).items()
-        if row["containing"]
-    }
     return [
-        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
-        for name, row in rows.items()
+        Rates(
+            f"{name} · {row.containing.prompts:,} prompts", bars(results, row.containing.intervals)
+        )
+        for name, row in rows_by_place(results, taught).items()
+        if row.containing
     ]
 
 
-def rows_by_place(results: Results, taught: str) -> dict[str, Mapping[str, Any]]:
+def rows_by_place(results: Results, taught: str) -> dict[str, Group]:
     """Return the rates on the prompts of the verdict, and on new ones, by the name of the prompts."""
-    if results["primary"] is None:
+    if results.primary is None:
         return {}
-    rows = {place(results, taught)[2]: results["primary"]}
+    rows = {place(results, taught)[2]: results.primary}
     if group := new_group(results):
-        rows[PLACES[group][2]] = results["groups"][group]
+        rows[PLACES[group][2]] = results.groups[group]
     return rows
 
 
-def bars(results: Results, row: Mapping[str, Any]) -> list[Bar]:
+def bars(results: Results, intervals: Intervals) -> list[Bar]:
     """Return a bar for each model that has a rate."""
-    titles = results["models"].items()
-    return [Bar(role, title, Interval(**row[role])) for role, title in titles if role in row]
+    titles = results.models.items()
+    return [Bar(role, title, intervals[role]) for role, title in titles if role in intervals]
 
 
 def example(answers: Mapping[str, Sequence[ShownAnswer]]) -> ShownAnswer | None:
@@ -340,8 +338,8 @@ def facts(
     processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
     shown = [f"{clock(seconds)} minutes", processor]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
-    if results["mean_tokens"]:
-        shown.append(f"{results['stop_rate']['policy']:.1%} ended")
+    if results.shown.mean_tokens:
+        shown.append(f"{results.shown.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
         shown.append(f"{odd}/{count} findings")

@@ -18,6 +18,7 @@ from stages.evaluation.learnt import (
     placements,
     read_held_out,
 )
+from stages.evaluation.results import Behaviour, Divergence
 from tests.helpers import Chain, settings
 from tests.rows import work
 
@@ -51,13 +52,13 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     assert scores == pytest.approx(margins, abs=1e-4)
     figures, measured = learnt_results(cfg, inputs, "sft", out)
     right = np.mean([margin > 0 for margin in margins.values()])
-    assert figures["ratio"]["policy"]["mean"] == np.mean([m.value for m in measured]) == right
-    assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
-    assert figures["of"].endswith("held-out pairs")
-    shares = figures["sum"]
-    assert shares.keys() == figures["per_token"].keys() == {"sft", "policy", "policy-sft"}
-    difference = shares["policy"]["mean"] - shares["sft"]["mean"]
-    assert shares["policy-sft"]["mean"] == pytest.approx(difference)
+    assert figures.ratio["policy"].mean == np.mean([m.value for m in measured]) == right
+    assert (figures.pairs, figures.note) == (len(margins), "too few to say")
+    assert figures.of.endswith("held-out pairs")
+    shares = figures.sum
+    assert shares.keys() == figures.per_token.keys() == {"sft", "policy", "policy-sft"}
+    difference = shares["policy"].mean - shares["sft"].mean
+    assert shares["policy-sft"].mean == pytest.approx(difference)
     assert not out.warnings
 
 
@@ -76,16 +77,21 @@ def test_what_the_context_does_not_hold_is_left_out_and_counted(
     [warning] = out.warnings
     assert f"{longest} of {len(before)} held-out pairs" in warning
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
-    assert learnt_results(evaluation(), inputs, "sft", work(tmp_path / "none")) == ({}, [])
+    assert learnt_results(evaluation(), inputs, "sft", work(tmp_path / "none")) == (None, [])
 
 
 def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:
-    fine = {"models": TITLES, "before": "sft", "endings": "", "loops": {}, "kl": {}}
-    fine |= {"loops": {"sft": 0.01, "policy": 0.02}, "kl": {"policy": {"per_token": 0.3}}}
-    assert cautions(fine) == ""
-    worse = fine | {"loops": {"sft": 0.01, "policy": 0.06}, "kl": {"policy": {"per_token": 0.94}}}
-    assert "1.0% → 6.0%" in cautions(worse)
-    assert "0.94 nats" in cautions(worse)
+    assert cautions_of(loops=0.02, nats_per_token=0.3) == ""
+    worse = cautions_of(loops=0.06, nats_per_token=0.94)
+    assert "1.0% → 6.0%" in worse
+    assert "0.94 nats" in worse
+
+
+def cautions_of(loops: float, nats_per_token: float) -> str:
+    """Return the clause on a policy with this share of loops, at this distance from SFT."""
+    shown = Behaviour({}, {}, {"sft": 0.01, "policy": loops})
+    kl = {"policy": Divergence(nats_per_token, 10 * nats_per_token, 8)}
+    return cautions(TITLES, "sft", shown, "", kl)
 
 
 def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_covers_it() -> None:
