@@ -16,6 +16,7 @@ from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import (
     benchmarks,
+    claims,
     judged,
     learnt,
     likelihood,
@@ -113,7 +114,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     endings = ""
     if shown_table is not None:  # length and endings of the answers that the verdict is about
         shown = measure_answers(shown_table, answers)
-        endings = outcomes.endings_clause(shown_table, titles, cfg)
+        ended = outcomes.with_intervals(shown_table, shown_table.stopped, cfg)
+        endings = claims.endings_clause(ended, titles, outcomes.before(titles))
     kl, references = likelihood.score(cfg, inputs, likelihood_prompts, answers, out)
     by_round = rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs))
     by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs, out)
@@ -148,7 +150,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         cautions=cautions,
         verdict="",
     )
-    results = replace(results, verdict=verdict_of(results))
+    results = replace(results, verdict=claims.verdict(results))
 
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
     gate_measures += policy_measures(checked, unchecked, answers)
@@ -222,20 +224,6 @@ def parts_of_verdict(
         by_importance = ["learnt"]
     parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     return [name for name in by_importance if parts[name]]
-
-
-def verdict_of(results: Results) -> str:
-    """Return one sentence per part of the verdict. Only the first of several judged opponents is included."""
-    sentences = list[str]()
-    for part in results.gives_verdict:
-        if part == "checks" and results.primary:
-            sentences.append(outcomes.verdict(results.primary, results.models, results.endings))
-        elif part == "learnt" and results.learnt:
-            sentences.append(learnt.sentence(results.learnt, results.models, results.cautions))
-        elif part == "judged":
-            first_opponent = next(iter(results.judged.values()))
-            sentences.append(judged.sentence(first_opponent, results.policy))
-    return " ".join(sentences)
 
 
 def measure_answers(table: Table, answers: Answers) -> Behaviour:

@@ -66,9 +66,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
         "verdict": results.verdict,
-        "sentence": page["sentence"],
         "bytes": len(html.encode()),
-        "summary": page["faults"] + results.verdict,
+        "summary": page["sentence"],
     }
 
 

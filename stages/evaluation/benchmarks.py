@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
+from stages.evaluation import claims
 from stages.evaluation.intervals import Means
 from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import means_and_differences
@@ -145,7 +146,6 @@ def benchmark_results(
 
 def sentence(rows: Sequence[BenchmarkRow], difference: str, titles: Mapping[str, str]) -> str:
     """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
-    above = sum(row[difference].low > 0 for row in rows)
-    below = sum(row[difference].high < 0 for row in rows)
+    above, below = claims.count(claims.difference(row[difference]) for row in rows)
     counts = f"{titles[difference]} is above 0 in {above} and below 0 in {below} of {len(rows)} rates, by interval."
     return counts if rows else ""

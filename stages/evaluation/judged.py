@@ -1,4 +1,4 @@
-"""Win rates of the policy's answers against another model's, from any labeler, as figures and sentences."""
+"""Win rates of the policy's answers against another model's, from any labeler."""
 
 import math
 from collections import Counter
@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Compared, Eval
-from stages.config.installation import read_beside
+from stages.config.blocks.evaluation import CONSTANT, Compared, Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
 from stages.evaluation.reliability import KNOWN_WORDS, Key, own_vote, read_known_words
@@ -21,7 +20,6 @@ from stages.evaluation.win_rates import Comparisons, comparison_results, detecta
 from stages.store.records import Candidate, Judgement, content_id, load
 
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each preference
-SENTENCES: dict[str, str] = read_beside(__file__)
 
 
 class Counts(NamedTuple):
@@ -179,27 +177,3 @@ def measure_wins(
     name = f"wins against {title} by {labeler}"
     for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
         yield Measure(name, content_id(other.prompt_id, other.text, judge), key, won)
-
-
-def sentence(row: Judged | Waiting, policy: str) -> str:
-    """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
-    labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    labeler_titles["own"] = "Your labeler"
-    labeler = row.opposed.labeler
-    title = row.opposed.title
-    who = labeler_titles.get(labeler, f"The labeler {labeler}")
-    answers = f"{policy}'s answers"
-    opposed = REFERENCES if title == REFERENCES else f"{title}'s answers"
-    if isinstance(row, Waiting):
-        return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."
-    people = row.rates.people if row.rates.people and row.rates.people.decides else None
-    who = people.by.capitalize() if people else who
-    verbs = ("find", "prefer") if people or labeler == "human" else ("finds", "prefers")
-    says = SENTENCES[row.rates.effect].format(
-        who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed
-    )
-    share = (people or row.rates).win_rate.share()
-    judged = f"{row.judged} comparisons" + (
-        f", {people.known} of them judged by people" if people else ""
-    )
-    return f"{says}: {answers} win {share} of {judged} (a tie counts half)."

@@ -199,17 +199,6 @@ def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
     return values
 
 
-def sentence(figures: Learnt, titles: dict[str, str], but: str = "") -> str:
-    """Say in one sentence whether the policy learnt its preferences. `but`: the clause from `cautions`."""
-    ratio, policy = figures.ratio["policy"], titles["policy"]
-    lead = f"{policy} did not measurably learn the preferences"
-    if ratio.low > 0.5 or ratio.high < 0.5:
-        lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
-    if figures.note:
-        lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
-    return f"{lead}: it favours the better answer in {ratio.share()} of {figures.of} (chance 50%){but}."
-
-
 def cautions(
     models: dict[str, str], first: str, shown: Behaviour, endings: str, kl: dict[str, Divergence]
 ) -> str:

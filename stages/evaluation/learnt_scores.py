@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.evaluation import labelling
 from stages.evaluation.agreement import share
+from stages.evaluation.claims import difference
 from stages.evaluation.intervals import Interval, paired
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
@@ -143,12 +144,14 @@ def best_of_n(
     subject = (
         f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
     )
-    if paired([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
+    if difference(paired([c[peak][1] for c in curves], [c[last][1] for c in curves])).is_worse:
         return (
             figures,
             f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better.",
         )
-    if not paired([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
+    if not difference(
+        paired([c[first][1] for c in curves], [c[last][1] for c in curves])
+    ).is_better:
         return (
             figures,
             f"{subject}: the score rises and the checks do not, so higher scores may not be better.",

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import read_beside
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.intervals import Means
 from stages.evaluation.results import Consistency, Intervals, Matched, Rephrased, Row
 from stages.store.records import Candidate, Example, load
 from stages.store.table_schema import Int32
-from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 COMPARED = read_beside(__file__)
@@ -225,17 +224,6 @@ def means_and_differences(means: Means, roles: Sequence[str], confidence: float)
     return row
 
 
-def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
-    """Return the verdict's clause if the policy ends significantly fewer answers than SFT, or only few, else ''."""
-    row, first = with_intervals(table, table.stopped, cfg), before(titles)
-    before_rate, policy_rate = row[first].mean, row["policy"].mean
-    if row[main_difference(titles)].high < 0:
-        return f", and ends fewer of its answers by itself: {before_rate:.1%} → {policy_rate:.1%}"
-    if policy_rate <= MOST:
-        return f", and ends only {policy_rate:.1%} of its answers by itself ({titles[first]} {before_rate:.1%})"
-    return ""
-
-
 def matched(table: Table, cfg: Eval) -> Matched:
     """Measure how much of the main difference comes from endings and length. Returns the comparison on prompts where
     both answers end by themselves, or have similar lengths, and the gain from prompts on which only the policy ended
@@ -274,24 +262,3 @@ def consistency(table: Table) -> Rephrased | None:
         of_role = {name: float(share[:, i].mean()) for name, share in shares.items()}
         by_role[role] = Consistency(float(spread[i]), **of_role)
     return Rephrased(len(requests), max(map(len, requests)), by_role)
-
-
-def effect_word(delta: Interval) -> str:
-    """Return the verdict's words for a difference between the policy and the model that it was trained from."""
-    return delta.word("helped", "hurt", "made no measurable change")
-
-
-def verdict(primary: Row, titles: dict[str, str], endings: str = "") -> str:
-    """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
-    delta, first = primary[main_difference(titles)], before(titles)
-    of_others = delta.word("passes more", "passes less", "does not measurably differ")
-    of = primary.set or f"{primary.tasks} tasks"
-    prompts = f"{primary.prompts} held-out prompts of {of}"
-    lead = f"{titles['policy']} {of_others if first == 'other' else effect_word(delta)}"
-    if primary.note:
-        does = "passes more" if first == "other" else "helped"
-        lead = f"{primary.note.capitalize()} whether {titles['policy']} {does}"
-    sentence = f"{lead}: {delta.points()} over {titles[first]}, on {prompts}{endings}."
-    if primary.prompts < ENOUGH_PROMPTS:
-        sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would stay undetected."
-    return sentence

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
+from stages.evaluation.claims import retention_sentence
 from stages.evaluation.intervals import binomial, prompts_needed, student_exceeding
 from stages.evaluation.measures import LOOPLESS, Measure, rows_of
 from stages.evaluation.outcomes import Answers, Table, before
@@ -105,7 +106,7 @@ def claims(
     if not tested:
         return None, []
     mark_holding(tested, alpha)
-    return Retention(tested, sentence(tested, cfg.models)), measured
+    return Retention(tested, retention_sentence(tested, cfg.models)), measured
 
 
 def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float) -> Retained:
@@ -176,16 +177,6 @@ def mark_holding(tested_claims: list[Retained], alpha: float) -> None:
         if c.p > alpha / (len(tested_claims) - tested):
             return
         c.holds = True
-
-
-def sentence(tested: list[Retained], titles: dict[str, str]) -> str:
-    """Say in one or two sentences which claims hold."""
-    if not (
-        not_shown := [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]
-    ):
-        return f"{titles['policy']} keeps what it could do before: all {len(tested)} claims of retention hold."
-    count = f"{len(tested) - len(not_shown)} of {len(tested)} claims of retention hold."
-    return f"{count} {titles['policy']} is not shown to keep: {'; '.join(not_shown)}."
 
 
 def measure_answers(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stages.config.blocks.evaluation import ROUND
 from stages.config.choices import Split
+from stages.evaluation import claims
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import read_answers, tabulate
@@ -106,6 +107,6 @@ def sentence(by_round: Rounds) -> str:
     text += f"{by_round.over_sft.points()} over SFT"
     if best == rounds:
         return f"{text}. It is the last: another round may gain more."
-    certainty = "more than noise" if over_last.low > 0 else "which may be noise"
+    certainty = claims.difference(over_last).says("noise")
     text += f", and {over_last.points()} over the last round, {certainty}"
     return f"{text}. If sample.prompts_per_round is set, rounds={best} reuses its nodes."

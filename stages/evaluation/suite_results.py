@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import FORMS, Eval
+from stages.evaluation import claims
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Means
 from stages.evaluation.measures import Measure, unit_of
@@ -184,8 +185,13 @@ def sentence(suites: Mapping[str, SuiteRates], titles: Mapping[str, str]) -> str
     """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
     main = main_difference(titles)
     deltas = {each.title: each.claims[main] for each in suites.values() if main in each.claims}
-    more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
-    fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
+    more, fewer = list[str](), list[str]()
+    for title, delta in deltas.items():
+        of_faults = claims.difference(delta)  # of which more is worse
+        if of_faults.is_better:
+            more.append(f"{title}, {delta.points()}")
+        elif of_faults.is_worse:
+            fewer.append(f"{title}, {delta.points()}")
     lists = [
         f"{word} faults in {'; '.join(each)}"
         for word, each in (("more", more), ("fewer", fewer))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.agreement import z_score
+from stages.evaluation.claims import judged_word
 from stages.evaluation.intervals import Interval, score_bounds, student_quantile
 from stages.evaluation.results import MatchedRate, PeopleRate, WinRates
 
@@ -20,7 +21,6 @@ Array = NDArray[np.float64]
 EVEN = 0.5
 BINS = 5  # bins of the length difference, for matching
 RARER = 20  # fewest prompts of the rarer sign of that difference for a length-controlled rate
-JUDGED = 20  # fewest judged prompts for a verdict
 # fewest verdicts of people for a rate by people alone, and for one by people and judge
 ALONE, TOGETHER = 10, 50
 
@@ -69,24 +69,8 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
         detectable=detectable(
             len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence
         ),
-        effect=effect_of(len(won), deciding, matched),
+        effect=str(judged_word(len(won), deciding, matched)),
     )
-
-
-def effect_of(judged: int, rate: Interval, matched: MatchedRate | str) -> str:
-    """Return the verdict; length is ruled out if both intervals exclude one half on the same side."""
-    if judged < JUDGED:
-        return "too few to say"
-    if not (side := side_of(rate)):
-        return "no measurable difference"
-    if isinstance(matched, MatchedRate) and side_of(matched.win_rate) == side:
-        return "better" if side > 0 else "worse"
-    return "preferred, perhaps for length" if side > 0 else "rejected, perhaps for length"
-
-
-def side_of(rate: Interval) -> int:
-    """Return 1 for an interval above one half, -1 for one below, 0 for one that contains it."""
-    return int(rate.low > EVEN) - int(rate.high < EVEN)
 
 
 def win_rate(won: Array, confidence: float = 0.95) -> Interval:

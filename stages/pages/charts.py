@@ -3,8 +3,10 @@
 It is a table with a mark per row: the paired difference policy − SFT with its interval. The marks are placed in
 percent of their width, so that text keeps its size on a phone."""
 
+from collections import Counter
 from typing import NamedTuple
 
+from stages.evaluation import claims
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Results, Row
 from stages.pages.glossary import TEXTS, in_words
@@ -69,9 +71,10 @@ def conclusion(results: Results) -> str:
     """Count for each side the kinds whose intervals exclude 0."""
     sentences, main = [], results.main_difference
     for side, kinds in results.kinds.items():
-        better = sum(row[main].low > 0 for row in kinds.values())
-        worse = sum(row[main].high < 0 for row in kinds.values())
-        sentences.append(
-            f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}."
-        )
+        of_kinds = [claims.change(row, main) for row in kinds.values()]
+        better, worse = claims.count(of_kinds)
+        sentence = f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}"
+        noted = Counter(claim.note for claim in of_kinds if claim.note)
+        of_notes = [f"; {note} on {number}" for note, number in noted.items()]
+        sentences.append(f"{sentence}{''.join(of_notes)}.")
     return f"{' '.join(sentences)} The other intervals contain 0; among this many, a few exclude 0 by chance."

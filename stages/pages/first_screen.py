@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
+from stages.evaluation import claims
+from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
-from stages.pages.headline import BY, HALF, JUDGE
+from stages.pages.headline import BY, JUDGE
 from stages.store.manifest import Manifest
-from stages.store.numbers import points
 from stages.store.workspace import clock
 
 # for each group of prompts: its name in a sentence, on a lamp and in the chart
@@ -25,9 +26,9 @@ NEW = ("unseen tasks", "untrained kinds")
 STEPS: dict[str, list[str]] = TEXTS["steps"]
 CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
-# What a labeler says of the policy's answers, beside those of another model
-EFFECTS: dict[str, str] = TEXTS["effects"]
-STATES = ("better", "worse", "no change")
+# the names of differences
+OVER_CONTROL = "policy-control"
+SFT_OVER_BASE = "sft-base"
 MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
 
@@ -66,15 +67,12 @@ class Step(NamedTuple):
     state: str = "done"
 
 
-def effect(delta: Interval) -> str:
-    """Return good, bad or none for a difference."""
-    return delta.word("good", "bad", "none")
-
-
-def difference_lamp(title: str, delta: Interval, other: str) -> Lamp:
-    """Return the lamp of a difference of the policy to the `other` model."""
-    figure = f"{points(delta.mean)} over {other} ({delta.bounds()})"
-    return Lamp(title, effect(delta), delta.word(*STATES), figure)
+def claim_lamp(title: str, claim: Claim, question: str, over: str = "") -> Lamp:
+    """Return the lamp of a claim: its answer to a question, and its figure `over` another model. A note stands alone."""
+    if claim.note:
+        return Lamp(title, claim.state, claim.note, "")
+    figure = f"{claim.figure}, over {over}" if over else claim.figure
+    return Lamp(title, claim.state, claim.says(question), figure)
 
 
 def has_control(results: Results) -> bool:
@@ -109,9 +107,11 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
         shown += learnt_lamps(results.learnt, bool(results.judged), run)
     shown += [judged_lamp(each) for each in results.judged.values()]
     if "checks" in parts and results.primary:
-        shown.append(difference_lamp(place(results, taught)[1], results.primary[main], before))
+        practised = claims.change(results.primary, main)
+        shown.append(claim_lamp(place(results, taught)[1], practised, "lamp", before))
         if group := new_group(results):
-            shown.append(difference_lamp(PLACES[group][1], results.groups[group][main], before))
+            on_new = claims.change(results.groups[group], main)
+            shown.append(claim_lamp(PLACES[group][1], on_new, "lamp", before))
         else:
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
     if of_pairs(nodes):
@@ -124,24 +124,15 @@ def control_lamp(results: Results, run: str) -> Lamp:
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
     if results.primary and "checks" in results.gives_verdict:
-        return difference_lamp(title, results.primary["policy-control"], CONTROL)
-    shares = results.learnt.ratio if results.learnt else {}
-    if "control" not in shares:
+        return claim_lamp(title, claims.change(results.primary, OVER_CONTROL), "lamp", CONTROL)
+    if not results.learnt or "control" not in results.learnt.ratio:
         return Lamp(title, "off", NOT_TESTED, "")
-    delta = shares["policy-control"]
-    word = delta.word("more", "less", "no clear difference")
-    figure = f"{shares['policy'].mean:.0%} of pairs for {shares['control'].mean:.0%}"
-    return Lamp(title, effect(delta), word, figure)
+    return claim_lamp(title, claims.learnt_over_control(results.learnt), "control_lamp")
 
 
 def learnt_lamps(learnt: Learnt, is_judged: bool, run: str) -> list[Lamp]:
     """Return the lamps of held-out preferences: learnt or not, and whether answers are better."""
-    ratio = learnt.ratio["policy"]
-    above = Interval(ratio.mean - HALF, ratio.low - HALF, ratio.high - HALF)
-    word = learnt.note or above.word("learnt", "learnt the opposite", "not clearly learnt")
-    state = "none" if learnt.note else effect(above)
-    figure = f"{ratio.mean:.0%} of {learnt.of} ({ratio.low:.0%} to {ratio.high:.0%})"
-    shown = [Lamp("Your preferences", state, word, figure)]
+    shown = [claim_lamp("Your preferences", claims.learnt(learnt), "learnt_lamp")]
     if not is_judged:
         shown.append(Lamp("Are answers better?", "off", "nobody was asked", "", f"{run} {JUDGE}"))
     return shown
@@ -152,13 +143,13 @@ def judged_lamp(judged: Judged | Waiting) -> Lamp:
     title = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}"
     if isinstance(judged, Waiting):
         return Lamp(title, "off", "waits for people", f"{judged.waiting:,} comparisons")
-    state = {"better": "good", "worse": "bad"}.get(judged.rates.effect, "none")
-    return Lamp(title, state, judged.rates.effect, f"wins {judged.rates.win_rate.share()}")
+    claim = claims.judged(judged)
+    return Lamp(title, claim.state, claim.word, claim.figure)
 
 
 def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
-    """Return the weakest true sentence on the run. It names the cause: a method that plain SFT on the same answers
-    equals is not named as one."""
+    """Return the weakest true sentences on the run, the largest effect first. They name the cause: a method that plain
+    SFT on the same answers equals is not named as one."""
     parts, policy = results.gives_verdict, results.policy
     if results.learnt and "learnt" in parts:
         return f"{learnt_clause(results.learnt, policy)}; {judged_clause(results)}."
@@ -167,65 +158,62 @@ def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> st
         return f"{clause[:1].upper()}{clause[1:]}."
     if not results.primary or "checks" not in parts:
         return results.verdict
-    clauses = [practised_clause(results, results.primary, nodes, taught)]
+    where = place(results, taught)[0]
+    lead = sft_sentence(results, results.primary, where)
+    clauses = [practised_clause(results, results.primary, nodes, where, after_sft=bool(lead))]
     if group := new_group(results):
-        delta = results.groups[group][results.main_difference]
-        clauses.append(
-            delta.word(
-                *(f"{word} on {PLACES[group][0]}" for word in ("better", "worse", "nothing more"))
-            )
-        )
-    return f"{'; '.join(clauses)}."
+        on_new = claims.change(results.groups[group], results.main_difference)
+        new = PLACES[group][0]
+        clauses.append(f"{on_new.note}, on {new}" if on_new.note else on_new.says("new", where=new))
+    return f"{lead}{'; '.join(clauses)}."
+
+
+def sft_sentence(results: Results, primary: Group, where: str) -> str:
+    """Return the sentence on SFT if it changed more than the policy did after it, else ''."""
+    if results.before != "sft" or SFT_OVER_BASE not in primary:
+        return ""
+    sft = claims.change(primary, SFT_OVER_BASE)
+    policy = claims.change(primary, results.main_difference)
+    by_sft, by_policy = (
+        abs(primary[name].mean) for name in (SFT_OVER_BASE, results.main_difference)
+    )
+    if sft.note or sft.is_same or not (policy.is_same or by_sft > by_policy):
+        return ""
+    title = results.models["sft"]
+    rates = f"{primary['base'].mean:.0%} to {primary['sft'].mean:.0%}"
+    return f"{sft.says('practised', model=title, where=where)}: {rates}. "
 
 
 def practised_clause(
-    results: Results, primary: Group, nodes: Mapping[str, Manifest], taught: str
+    results: Results, primary: Group, nodes: Mapping[str, Manifest], where: str, after_sft: bool
 ) -> str:
     """Return the clause on the prompts of the verdict, with the cause if plain SFT on the same answers was tested."""
     policy = results.policy
-    where, delta = place(results, taught)[0], primary[results.main_difference]
-    if primary.note:
-        return f"{primary.note.capitalize()} whether {policy} helped on {where}"
-    helped = effect(delta)
-    if helped == "none":
-        return f"{policy} made no measurable change on {where}"
-    if helped == "bad":
-        return f"{policy} made it worse on {where}"
-    if not of_pairs(nodes):
-        return f"{policy} helped on {where}"
+    claim = claims.change(primary, results.main_difference)
+    if claim.note:
+        return f"{claim.note.capitalize()} whether {policy} helped on {where}"
+    if after_sft and claim.is_same:
+        return claim.says("added", model=policy)
+    helped = claim.says("practised", model=policy, where=where)
+    if not claim.is_better or not of_pairs(nodes):
+        return helped
     if not has_control(results):
-        return f"{policy} helped on {where}; whether plain SFT on the chosen answers would have, was not tested"
-    more = effect(primary["policy-control"])
-    if more == "good":
-        return f"{policy} helped on {where}, and more than plain SFT on the chosen answers"
+        return f"{helped}; whether plain SFT on the chosen answers would have, was not tested"
     of_checks = nodes.get("label", {}).get("settings", {}).get("labeler") == "verifier"
     answers = "its own right answers" if of_checks else "the chosen answers"
-    less = f"{policy} no more than plain SFT on them"
-    if more == "bad":
-        less = f"plain SFT on them helped more than {policy}"
-    return f"Training on {answers} helped on {where}; {less}"
+    over_control = claims.change(primary, OVER_CONTROL)
+    return over_control.says("over_control", model=policy, where=where, answers=answers)
 
 
 def learnt_clause(learnt: Learnt, policy: str) -> str:
-    ratio = learnt.ratio["policy"]
-    if learnt.note:
+    claim = claims.learnt(learnt)
+    if claim.note:
         return f"Too few held-out rows to say whether {policy} learnt the preferences"
-    if ratio.low > HALF:
-        learnt_them = (
-            f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt.of} are in order"
-        )
-        return f"{learnt_them}{beside_control(learnt)}"
-    word = "learnt the opposite of" if ratio.high < HALF else "did not clearly learn"
-    return f"{policy} {word} these preferences"
-
-
-def beside_control(learnt: Learnt) -> str:
-    """Return what plain SFT on the chosen answers learnt beside a policy that learnt; '' if it was not trained."""
-    if "control" not in learnt.ratio:
-        return ""
+    clause = claim.says("learnt_these", model=policy)
+    if not claim.is_better or "control" not in learnt.ratio:
+        return clause
     plain = f"plain SFT on the chosen answers puts {learnt.ratio['control'].mean:.0%} in order"
-    delta = learnt.ratio["policy-control"]
-    return f" ({plain}, {delta.word('fewer', 'more', 'which is not measurably different')})"
+    return f"{clause} ({plain}, {claims.learnt_over_control(learnt).says('learnt_control')})"
 
 
 def judged_clause(results: Results) -> str:
@@ -236,7 +224,7 @@ def judged_clause(results: Results) -> str:
         others = title if title == REFERENCES else f"{title}'s"
         if isinstance(judged, Waiting):
             return f"{judged.waiting:,} comparisons of answers wait for people"
-        return f"by {by}, {EFFECTS[judged.rates.effect].format(others=others)}"
+        return f"by {by}, {claims.judged(judged).says('judged_answers', others=others)}"
     return "whether its answers are better, nobody was asked"
 
 

@@ -3,6 +3,7 @@ Every number comes with the prompts or pairs that it is about."""
 
 from collections.abc import Sequence
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
@@ -11,7 +12,6 @@ from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
 from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest, command_of
-from stages.store.numbers import points
 
 # For each group of prompts, the noun that counts its tasks and a clause.
 SCOPES: dict[str, tuple[str, str]] = {
@@ -24,7 +24,6 @@ BY = {
     "ensemble": "an ensemble",
     "own": "your labeler",
 }
-HALF = 0.5  # the share right by chance
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
 JUDGE = "eval/judged=judge 'eval.judged.endpoints=[{base_url: URL, model: NAME}]'"
@@ -114,19 +113,12 @@ class Headline:
         learnt = self.results.learnt
         if not learnt:
             return ""
-        ratio = learnt.ratio["policy"]
-        word = (
-            "above"
-            if ratio.low > HALF
-            else "below"
-            if ratio.high < HALF
-            else "not clearly different from"
-        )
+        claim = claims.learnt(learnt)
         seeds = ", ".join(f"{run.ratio['policy'].mean:.1%}" for run in self.runs_learnt[1:] if run)
-        share = f"{ratio.share()} of {learnt.of}"
-        chance = (learnt.note or f"{word} the 50% of chance") + (
-            f" (other seeds: {seeds})" if seeds else ""
-        )
+        if claim.note:
+            return f"{claim.note.capitalize()} whether {self.policy} learnt these preferences, on {learnt.of}."
+        share = f"{learnt.ratio['policy'].share()} of {learnt.of}"
+        chance = claim.says("learnt_chance") + (f" (other seeds: {seeds})" if seeds else "")
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
         return f"{finding}. {limit}"
@@ -138,12 +130,13 @@ class Headline:
         if isinstance(judged, Waiting):
             return f"{against}{judged.waiting:,} comparisons wait for people. {detectable_clause(judged.detectable)}"
         rates = judged.rates
-        sentence = f"{self.policy} wins {rates.win_rate.share()} of {judged.judged:,} comparisons"
+        claim = claims.judged(judged)
+        sentence = f"{self.policy} {claim.figure} of {claim.scope}"
         if rates.people:
             sentence += f", {rates.people.win_rate.share()} by {rates.people.by}"
         if rates.matched:
             sentence += f", {rates.matched.win_rate.share()} at equal lengths"
-        return f"{against}{rates.effect}. {sentence}. {detectable_clause(rates.detectable)}"
+        return f"{against}{claim.word}. {sentence}. {detectable_clause(rates.detectable)}"
 
     def behaviour(self) -> str:
         """Return the length and endings of answers, KL, and a loss of likelihood of the reference answers."""
@@ -160,7 +153,8 @@ class Headline:
             distance = write_number(NUMBER, self.results.kl["policy"].per_token)
             sentences.append(f"KL from {self.before}: {distance} nats per token.")
         scored = self.results.references
-        if scored and (delta := scored.difference(self.main)).high < 0:
+        if scored and claims.difference(scored.difference(self.main)).is_worse:
+            delta = scored.difference(self.main)
             sentences.append(
                 f"The reference answers of {scored.prompts} prompts are less likely under {self.policy} than "
                 f"under {self.before}: in nats {delta.per('token')}."
@@ -186,10 +180,8 @@ class Headline:
 
     def change_clause(self, group: Row, name: str) -> str:
         """Return a difference as text: `no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`."""
-        delta = group[name]
-        none = f"no measurable {'change' if name == self.main else 'difference'}"
-        word = group.note or delta.word("better", "worse", none)
-        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group.prompts:,} prompts)"
+        question = "change" if name == self.main else "difference"
+        return claims.change(group, name).with_figure(question)
 
 
 def detectable_clause(detectable: float) -> str:

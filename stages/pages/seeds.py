@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
+from stages.evaluation import claims
 from stages.evaluation.checked import Checked
-from stages.evaluation.outcomes import Outcome, average_runs, effect_word, rate_row
+from stages.evaluation.outcomes import Outcome, average_runs, rate_row
 from stages.evaluation.results import Results, Row, read_results
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
@@ -67,20 +68,23 @@ def summary(runs: list[SeedRun], inputs: dict[str, Path], confidence: float) -> 
     checked = Checked(average.where(~is_own), average.where(is_own).by("task"))
     level = Eval(confidence=confidence)
     groups = {name: rate_row(table, level) for name, table in checked.groups.items()}
-    delta = groups[endpoint][main]
+    over_all = groups[endpoint]
+    claim = claims.change(over_all, main)
     differences = [run.results.groups[endpoint][main] for run in runs]
     gains = [of_seed.mean for of_seed in differences]
-    better = sum(of_seed.low > 0 for of_seed in differences)
-    worse = sum(of_seed.high < 0 for of_seed in differences)
-    note = groups[endpoint].note  # too few tasks to say
-    effect = f"{note} whether {policy} helped" if note else f"{policy} {effect_word(delta)}"
-    sentence = (
-        f"Over {len(runs)} seeds, each prompt's outcomes averaged, {effect} on {endpoint}: "
-        f"{points(delta.mean)} points ({delta.bounds()}; for these seeds only). By seed from "
-        f"{points(min(gains))} to {points(max(gains))}; helped in {better}, hurt in {worse}."
-    )
+    over = f"Over {len(runs)} seeds, each prompt's outcomes averaged,"
+    if claim.note:
+        sentence = f"{over} {claim.note} whether {policy} helped on {endpoint}."
+    else:
+        better, worse = claims.count(map(claims.difference, differences))
+        delta = over_all[main]
+        sentence = (
+            f"{over} {policy} {claim.says('effect')} on {endpoint}: {points(delta.mean)} points "
+            f"({delta.bounds()}; for these seeds only). By seed from {points(min(gains))} to "
+            f"{points(max(gains))}; helped in {better}, hurt in {worse}."
+        )
     if "policy-base" in first.differences and main != "policy-base":
-        over_base = groups[endpoint]["policy-base"].points()
+        over_base = over_all["policy-base"].points()
         sentence += f" {first.differences['policy-base']}: {over_base}."
     if len(runs) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."

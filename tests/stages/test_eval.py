@@ -11,21 +11,21 @@ import torch
 
 from stages.eval import run
 from stages.evaluation.checked import contains_words
+from stages.evaluation.claims import endings_clause, verdict
 from stages.evaluation.outcomes import (
     Table,
     consistency,
-    endings_clause,
     matched,
     rate_row,
-    verdict,
+    with_intervals,
 )
-from stages.evaluation.results import Consistency
+from stages.evaluation.results import Consistency, Group
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Example, load
 from stages.store.splits import draw_order
 from stages.store.store import Store
-from tests.evaluation.made_results import group
+from tests.evaluation.made_results import group, results
 from tests.helpers import Chain, build, nodes, settings
 from tests.rows import work
 from tests.stages.coin import tossed, turned
@@ -138,9 +138,10 @@ def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clau
     stopped[:, 2] = np.arange(200) % 20 < 20 * policy
     answers = table(["seen"] * 200, stopped, stopped, stopped)
     cfg = settings("recipe=tiny").eval
-    full = endings_clause(answers, TITLES, cfg)
+    full = endings_clause(with_intervals(answers, answers.stopped, cfg), TITLES, "sft")
     assert clause in full and bool(full) is bool(clause)
-    assert f"tasks{full}." in verdict(rate_row(answers, cfg), TITLES, full)
+    rates = Group(**vars(rate_row(answers, cfg)), containing=None)
+    assert f"tasks{full}." in verdict(results({"seen tasks": rates}, endings=full))
 
 
 def test_an_answer_contains_the_reference_whatever_its_form() -> None:
@@ -192,12 +193,12 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
     [(0.01, 0.1, "helped"), (-0.1, -0.01, "hurt"), (-0.02, 0.1, "made no measurable change")],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, word: str) -> None:
-    titles = {"sft": "SFT", "policy": "DPO"}
     primary = group({"policy-sft": ((low + high) / 2, low, high)}, prompts=900, tasks=20)
-    assert verdict(primary, titles).startswith(f"DPO {word}: ")
-    assert "Fewer" not in verdict(primary, titles)
-    assert "Fewer than 800 prompts" in verdict(replace(primary, prompts=100), titles)
-    noted = verdict(replace(primary, note="too few tasks to say"), titles)
+    said = verdict(results({"seen tasks": primary}))
+    assert said.startswith(f"DPO {word}: ")
+    assert "Fewer" not in said
+    assert "Fewer than 800 prompts" in verdict(results({"seen": replace(primary, prompts=100)}))
+    noted = verdict(results({"seen": replace(primary, note="too few tasks to say")}))
     assert noted.startswith("Too few tasks") and "helped: " in noted
 
 

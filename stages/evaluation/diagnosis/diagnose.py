@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 from stages.config.choices import SIMPO, Strategy
+from stages.evaluation import claims
+from stages.evaluation.claims import Word
 from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION, replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding, Measure, Normal, write_number
@@ -176,7 +178,6 @@ CAUSES: list[Measure] = [
 ]
 
 
-TOO_FEW = "too few to say"  # the effect when judgements are too few
 IN_RANGE = "nothing that was measured is out of its normal range"
 # By the verdict's first part: the words for a good result, and what to add to detect a smaller change.
 PARTS = {
@@ -222,22 +223,20 @@ def outcome_of(results: Results, part: str) -> tuple[bool | None, float | None]:
     """Return whether a part of the verdict is good (None: unknown), and the detectable points if nothing changed."""
     if part == "judged":
         comparison = next(iter(results.judged.values()))
-        if isinstance(comparison, Waiting) or comparison.rates.effect == TOO_FEW:
+        if isinstance(comparison, Waiting) or claims.judged(comparison).word is Word.too_few:
             return None, None
-        is_same = comparison.rates.effect == "no measurable difference"
-        return comparison.rates.effect == "better", (
-            100 * comparison.rates.detectable if is_same else None
-        )
+        claim = claims.judged(comparison)
+        return claim.is_better, 100 * comparison.rates.detectable if claim.is_same else None
     if part == "learnt" and results.learnt:
-        if results.learnt.note:
-            return None, None
-        interval, no_change = results.learnt.ratio["policy"], 0.5
-    elif not results.primary or results.primary.note:
-        return None, None
+        claim, interval = claims.learnt(results.learnt), results.learnt.ratio["policy"]
+    elif results.primary:
+        main = results.main_difference
+        claim, interval = claims.change(results.primary, main), results.primary[main]
     else:
-        interval, no_change = results.primary[results.main_difference], 0.0
-    low, high = interval.low - no_change, interval.high - no_change
-    return low > 0, 50 * (high - low) if low <= 0 <= high else None
+        return None, None
+    if claim.note:
+        return None, None
+    return claim.is_better, 50 * (interval.high - interval.low) if claim.is_same else None
 
 
 def sentence(

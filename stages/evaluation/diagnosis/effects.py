@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import TEXTS, Finding, Measure, Normal
 from stages.evaluation.outcomes import ENOUGH_PAIRS, ENOUGH_PROMPTS
@@ -113,7 +114,7 @@ def test_prompts(run: Evidence) -> Finding | None:
     if "checks" not in run.results.gives_verdict or not primary:
         return None
     delta = primary[run.results.main_difference]
-    if delta.low > 0 or delta.high < 0:  # there were enough prompts to detect the change
+    if not claims.difference(delta).is_same:  # there were enough prompts to detect the change
         return None
     detail = f"of {primary.tasks} tasks: ±{50 * (delta.high - delta.low):.1f} points"
     return Finding.of(
@@ -126,7 +127,8 @@ def held_out_pairs(run: Evidence) -> Finding | None:
     if "learnt" not in run.results.gives_verdict or not learnt:
         return None
     ratio = learnt.ratio["policy"]
-    if not learnt.note and not ratio.low <= 0.5 <= ratio.high:
+    claim = claims.learnt(learnt)
+    if not claim.note and not claim.is_same:
         return None
     words = {"enough": ENOUGH_PAIRS, "more_prompts": run.more_prompts}
     detail = f"of {learnt.prompts} prompts: ±{50 * (ratio.high - ratio.low):.1f} points"

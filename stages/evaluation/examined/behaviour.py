@@ -3,6 +3,7 @@
 import math
 from statistics import fmean, median
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.examined.sides import Examined
 from stages.store.text_units import transcript
@@ -10,18 +11,17 @@ from stages.store.text_units import transcript
 SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
 OFTEN = 0.3  # as of one that was
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
-CHANCE = 0.5
 FEWEST = 12  # pairs for ends by length
 
 
 def labels_reversed(found: Examined) -> str:
     learnt = found.results.learnt
-    if not found.from_chat or not learnt or learnt.note:
+    if not found.from_chat or not learnt:
         return ""
-    ratio = learnt.ratio["policy"]
-    if ratio.high >= CHANCE:
+    claim = claims.learnt(learnt)
+    if not claim.is_worse:
         return ""
-    return f"it learnt the opposite of the preferences: it favours the better answer in {ratio.mean:.0%} of {learnt.of}"
+    return f"{claim.says('learnt', model='it')}: it favours the better answer in {claim.figure}"
 
 
 def end_not_learnt(found: Examined) -> str:
