@@ -50,7 +50,42 @@ def test_no_method_is_named_as_the_cause_that_its_control_equals(
 def test_a_lamp_for_each_question_says_what_it_compares_or_how_to_ask() -> None:
     answered = lamps(measured(UP, SAME, DOWN), NODES, "it", "python run.py")
     assert [lamp.state for lamp in answered] == ["good", "none", "bad"]
-    assert answered[0].figure.startswith("+6.0 over SFT ")
+    assert answered[0].figure.startswith("+6.0 points, +3.0 to +9.0")
+    assert answered[0].figure.endswith("over SFT")
     untested = lamps(measured(UP, SAME, None), NODES, "it", "python run.py")[-1]
     assert (untested.state, untested.command) == ("off", "python run.py control=true")
     assert len(lamps(measured(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
+
+
+def taught(by_sft: Bounds, by_dpo: Bounds, note: str = "") -> Results:
+    """Return results of an SFT that takes a base from nothing to its own rate, and of DPO after it."""
+    rates: dict[str, Bounds] = {"base": (0.0, 0.0, 0.01), "sft": by_sft, "sft-base": by_sft}
+    return results({"seen tasks": group(rates | {"policy-sft": by_dpo}, note=note)})
+
+
+@pytest.mark.parametrize(
+    ("by_sft", "by_dpo", "first", "then"),
+    [
+        (
+            (0.75, 0.7, 0.8),
+            SAME,
+            "SFT helped on what it practised: 0% to 75%. ",
+            "DPO added nothing",
+        ),
+        ((0.75, 0.7, 0.8), UP, "SFT helped on what it practised: 0% to 75%. ", "DPO helped"),
+        ((-0.3, -0.4, -0.2), SAME, "SFT made it worse on what it practised", "DPO added nothing"),
+        ((0.04, 0.01, 0.07), UP, "DPO helped", ""),
+        (SAME, SAME, "DPO made no measurable change", ""),
+    ],
+)
+def test_the_headline_names_first_what_changed_most(
+    by_sft: Bounds, by_dpo: Bounds, first: str, then: str
+) -> None:
+    text = sentence(taught(by_sft, by_dpo), {}, "it")
+    assert text.startswith(first)
+    assert then in text
+
+
+def test_sft_is_not_named_where_a_note_says_that_nothing_can_be_said() -> None:
+    noted = taught((0.75, 0.7, 0.8), SAME, note="too few tasks to say")
+    assert "SFT" not in sentence(noted, {}, "it")
