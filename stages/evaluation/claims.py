@@ -127,9 +127,8 @@ def count(claims: Iterable[Claim]) -> tuple[int, int]:
 def learnt(figures: Learnt) -> Claim:
     """Return the claim of the held-out pairs: is the share that the policy favours above chance?"""
     share = figures.ratio["policy"]
-    return Claim(
-        word_of(share, HALF), f"{share.mean:.0%} of {figures.of}", figures.of, figures.note
-    )
+    figure = f"{share.mean:.0%} of {figures.of} ({share.low:.0%} to {share.high:.0%})"
+    return Claim(word_of(share, HALF), figure, figures.of, figures.note)
 
 
 def learnt_over_control(figures: Learnt) -> Claim:

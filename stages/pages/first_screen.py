@@ -209,7 +209,8 @@ def learnt_clause(learnt: Learnt, policy: str) -> str:
     claim = claims.learnt(learnt)
     if claim.note:
         return f"Too few held-out rows to say whether {policy} learnt the preferences"
-    clause = claim.says("learnt_these", model=policy)
+    share = f"{learnt.ratio['policy'].mean:.0%} of {learnt.of}"
+    clause = claim.says("learnt_these", model=policy, share=share)
     if not claim.is_better or "control" not in learnt.ratio:
         return clause
     plain = f"plain SFT on the chosen answers puts {learnt.ratio['control'].mean:.0%} in order"
