@@ -110,10 +110,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     titles = cfg.models
     differences = outcomes.differences(titles)
     of_checks = checked.results(answers, cfg)
-    shown = Behaviour({}, {}, {})
+    behaviour = Behaviour({}, {}, {})
     endings = ""
     if shown_table is not None:  # length and endings of the answers that the verdict is about
-        shown = measure_answers(shown_table, answers)
+        behaviour = measure_answers(shown_table, answers)
         ended = outcomes.with_intervals(shown_table, shown_table.stopped, cfg)
         endings = claims.endings_clause(ended, titles, outcomes.before(titles))
     kl, references = likelihood.score(cfg, inputs, likelihood_prompts, answers, out)
@@ -125,7 +125,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         suite_results.SECTION: by_suite,
         benchmarks.SECTION: by_task,
     }
-    cautions = learnt.cautions(titles, outcomes.before(titles), shown, endings, kl)
+    cautions = learnt.cautions(titles, outcomes.before(titles), behaviour, endings, kl)
     results = Results(
         models=titles,
         before=outcomes.before(titles),
@@ -133,7 +133,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         differences={name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
         decoding={"max_new_tokens": cfg.max_new_tokens},
         **vars(of_checks),
-        shown=shown,
+        behaviour=behaviour,
         endings=endings,
         shown_on=shown_on,
         open={

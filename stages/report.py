@@ -236,10 +236,10 @@ def training_sentences(
 
 def behaviours(results: Results) -> dict[str, Behaviour]:
     """Return length and endings of the answers by set of prompts: those that the verdict is about come first."""
-    shown = dict[str, Behaviour]()
-    if results.shown.mean_tokens:
-        shown[str(results.shown_on)] = results.shown
-    return shown | {name: each.behaviour for name, each in results.open.items()}
+    of_verdict = dict[str, Behaviour]()
+    if results.behaviour.mean_tokens:
+        of_verdict[str(results.shown_on)] = results.behaviour
+    return of_verdict | {name: each.behaviour for name, each in results.open.items()}
 
 
 def shown_differences(results: Results) -> dict[str, str]:

@@ -38,7 +38,7 @@ LABELERS = {
 
 
 class Word(StrEnum):
-    """What an effect is. The values of judgements stand in `results.json`."""
+    """The word for an effect. `results.json` holds the values of judgements."""
 
     better = "better"
     worse = "worse"
@@ -61,7 +61,7 @@ GATE_WORDS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """What an interval says of one effect. `figure`: the effect with its interval; `scope`: the prompts, pairs or
+    """The statement that an interval makes on one effect. `figure`: the effect with its interval; `scope`: the prompts, pairs or
     comparisons that it is about; `note`: why nothing can be said, or ''."""
 
     word: Word
@@ -208,9 +208,9 @@ def judged_sentence(row: Judged | Waiting, policy: str) -> str:
     """Return in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
     answers = f"{policy}'s answers"
     title = row.opposed.title
-    others = title if title == REFERENCES else f"{title}'s answers"
+    opponent = title if title == REFERENCES else f"{title}'s answers"
     if isinstance(row, Waiting):
-        return f"People have not said yet whether {answers} are better than {others}. Run stage=versus to ask them."
+        return f"People have not said yet whether {answers} are better than {opponent}. Run stage=versus to ask them."
     labeler = row.opposed.labeler
     who = LABELERS.get(labeler, f"The labeler {labeler}")
     by_people = labeler == "human"
@@ -228,7 +228,7 @@ def judged_sentence(row: Judged | Waiting, policy: str) -> str:
         finds="find" if by_people else "finds",
         prefers="prefer" if by_people else "prefers",
         answers=answers,
-        others=others,
+        others=opponent,
     )
     return f"{says}: {answers} win {share} of {comparisons} (a tie counts half)."
 
@@ -254,5 +254,5 @@ def retention_sentence(tests: list[Retained], titles: Mapping[str, str]) -> str:
     ]
     if not not_shown:
         return f"{policy} keeps what it could do before: all {len(tests)} claims of retention hold."
-    held = f"{len(tests) - len(not_shown)} of {len(tests)} claims of retention hold."
-    return f"{held} {policy} is not shown to keep: {'; '.join(not_shown)}."
+    count = f"{len(tests) - len(not_shown)} of {len(tests)} claims of retention hold."
+    return f"{count} {policy} is not shown to keep: {'; '.join(not_shown)}."

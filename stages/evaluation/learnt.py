@@ -200,14 +200,18 @@ def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
 
 
 def cautions(
-    models: dict[str, str], first: str, shown: Behaviour, endings: str, kl: dict[str, Divergence]
+    models: dict[str, str],
+    first: str,
+    behaviour: Behaviour,
+    endings: str,
+    kl: dict[str, Divergence],
 ) -> str:
     """Return a clause that names what became worse, else ''. It names fewer answers that end, more answers that loop,
     and a policy that moved far from the model before it, whose role is `first`."""
     worse = list[str]()
     if endings:
         worse.append(endings.removeprefix(", and "))
-    loops = shown.loops
+    loops = behaviour.loops
     if loops and loops["policy"] - loops[first] > MORE_LOOPS:
         worse.append(
             f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}"

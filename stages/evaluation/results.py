@@ -68,8 +68,8 @@ class Group(Row):
 
 @dataclass(frozen=True)
 class Matched:
-    """How much of the main difference comes from endings and length: rates on subsets that depend on the answers, the
-    gain, and the gain from prompts on which only the policy ended its answer."""
+    """The part of the main difference that comes from endings and length: rates on subsets that depend on the answers,
+    the gain, and the gain from prompts on which only the policy ended its answer."""
 
     views: dict[str, Row]
     gain: float
@@ -251,7 +251,7 @@ class Retained:
 
 @dataclass(frozen=True)
 class Retention:
-    """What the policy kept of the models before it, and a sentence about it."""
+    """The tests of what the policy kept of the models before it, and a sentence about them."""
 
     claims: list[Retained]
     sentence: str
@@ -266,7 +266,8 @@ class Results:
         main_difference: the name of the difference that the verdict is about; `differences`: their titles by name.
         endpoint: the group of prompts that the verdict is about; `primary`: its rates.
         kinds, tasks: rates by side (seen, unseen, tuning), then by kind or task.
-        shown, shown_on, endings: the answers that the verdict is about, on which prompts, and the clause on endings.
+        behaviour, shown_on, endings: length and endings of the answers that the verdict is about, the name of their
+            prompts, and the clause on endings.
         gives_verdict: the parts of the verdict, the most important first: checks, learnt, judged.
         kl: by role.
         sections: parts of single modules by name, each of which its module reads.
@@ -284,7 +285,7 @@ class Results:
     tasks: dict[str, dict[str, Row]]
     matched: Matched | None = field(metadata=EMPTY)
     rephrased: Rephrased | None = field(metadata=EMPTY)
-    shown: Behaviour = field(metadata=FLAT)
+    behaviour: Behaviour = field(metadata=FLAT)
     endings: str
     shown_on: str | None
     open: dict[str, OpenPrompts]

@@ -327,8 +327,8 @@ def facts(
     processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
     shown = [f"{clock(seconds)} minutes", processor]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
-    if results.shown.mean_tokens:
-        shown.append(f"{results.shown.stop_rate['policy']:.1%} ended")
+    if results.behaviour.mean_tokens:
+        shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
         shown.append(f"{odd}/{count} findings")

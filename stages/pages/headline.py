@@ -141,9 +141,9 @@ class Headline:
     def behaviour(self) -> str:
         """Return the length and endings of answers, KL, and a loss of likelihood of the reference answers."""
         sentences, first = [], self.results.before
-        shown = self.results.shown
-        if shown.mean_tokens:
-            tokens, ended, looping = shown.mean_tokens, shown.stop_rate, shown.loops
+        figures = self.results.behaviour
+        if figures.mean_tokens:
+            tokens, ended, looping = figures.mean_tokens, figures.stop_rate, figures.loops
             sentences.append(
                 f"On {self.results.shown_on} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
                 f"({self.before} {tokens[first]:.1f}); {ended['policy']:.1%} end by themselves ({ended[first]:.1%}), "

@@ -52,7 +52,7 @@ def results(
         "tasks": {},
         "matched": None,
         "rephrased": None,
-        "shown": Behaviour({}, {}, {}),
+        "behaviour": Behaviour({}, {}, {}),
         "endings": "",
         "shown_on": endpoint,
         "open": {},

@@ -114,7 +114,7 @@ def changed(low: float, high: float, **parts: Any) -> Results:
     """Return results whose main difference has these bounds, on 32 prompts of two tasks."""
     tested = group({"policy-sft": ((low + high) / 2, low, high)}, prompts=32, tasks=2)
     shown = Behaviour({"sft": 20.0, "policy": 30.0}, {"sft": 0.9, "policy": 0.7}, {})
-    return results({"test prompts": tested}, shown=shown, **parts)
+    return results({"test prompts": tested}, behaviour=shown, **parts)
 
 
 def test_few_prompts_are_a_finding_where_no_change_was_measured() -> None:

@@ -72,7 +72,7 @@ def with_all_parts() -> Results:
         learnt=learnt(rate),
         judged={"sft": Judged(asked, 26, {"too long": 4}, 2, None, {"policy": 9.0}, rates)}
         | {"base": Waiting(Opposed("Base", "human", 30, 4), 26, 0.2)},
-        shown=thinking,
+        behaviour=thinking,
         open={"your own prompts": OpenPrompts(30, thinking)},
         kl={"policy": Divergence(0.1, 1.0, 8)},
         references=References(9, {"policy": -1.5, "policy-sft": SHARE}),
@@ -96,7 +96,9 @@ def test_results_without_optional_parts_name_none() -> None:
     assert isinstance(content, dict)
     assert content["learnt"] == content["retention"] == content["references"] == {}
     assert content["primary"] is None
-    assert not {"rounds", "suites", "benchmarks", "thoughts", "sections", "shown"} & content.keys()
+    assert (
+        not {"rounds", "suites", "benchmarks", "thoughts", "sections", "behaviour"} & content.keys()
+    )
     assert parse_results(content) == results()
 
 

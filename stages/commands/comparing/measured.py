@@ -147,8 +147,8 @@ def read_model(
         passed=table.passed[:, table.roles.index(name)],
         figures={
             "kl": kl,
-            "mean_tokens": results.shown.mean_tokens[name],
-            "stop_rate": results.shown.stop_rate[name],
+            "mean_tokens": results.behaviour.mean_tokens[name],
+            "stop_rate": results.behaviour.stop_rate[name],
         },
         benchmarks=benchmarks,
     )

@@ -92,7 +92,7 @@ def displaced(run: Evidence) -> Finding | None:
 
 
 def ends(run: Evidence) -> Finding | None:
-    if not (rates := run.results.shown.stop_rate):
+    if not (rates := run.results.behaviour.stop_rate):
         return None
     sampling = (
         "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
@@ -103,7 +103,7 @@ def ends(run: Evidence) -> Finding | None:
 
 
 def length(run: Evidence) -> Finding | None:
-    if not (tokens := run.results.shown.mean_tokens):
+    if not (tokens := run.results.behaviour.mean_tokens):
         return None
     detail = f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens, on {run.results.shown_on}"
     return Finding.of("length", tokens["policy"] / max(1.0, tokens["sft"]), detail)

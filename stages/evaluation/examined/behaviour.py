@@ -48,7 +48,7 @@ def long_answers_cut(found: Examined) -> str:
 
 
 def loops(found: Examined) -> str:
-    shares, before = found.results.shown.loops, found.results.before
+    shares, before = found.results.behaviour.loops, found.results.before
     if not shares or shares["policy"] - shares[before] <= MORE_LOOPS:
         return ""
     return f"it repeats itself in a loop in {shares['policy']:.0%} of answers ({found.before.title}: {shares[before]:.0%})"
