@@ -5,7 +5,7 @@ all checks, on one primary endpoint. *Learnt*: the share of held-out pairs whose
 than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own preferences, the parts about them come
 first. All other figures have an interval and no verdict."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import (
     benchmarks,
+    claims,
     judged,
     learnt,
     likelihood,
@@ -23,17 +24,27 @@ from stages.evaluation import (
     outcomes,
     retention,
     rounds,
+    suite_results,
 )
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
-from stages.evaluation.suite_results import read_suites
+from stages.evaluation.results import (
+    FILE,
+    Behaviour,
+    Judged,
+    Learnt,
+    OpenPrompts,
+    Results,
+    Waiting,
+    write_results,
+)
 from stages.models.loading import resolve_device
-from stages.store import safe_files
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.splits import draw_order
+from stages.store.typed_json import encode, encode_fields
 from stages.store.workspace import StageDir
 
 # Titles of the sets of prompts without checks. A verdict without checks is about the first set in this order.
@@ -62,7 +73,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     sets, left_out = read_answered_sets(cfg, inputs, out)
     checked = check_unseen_answers(cfg, inputs, sets, out)
     unchecked = tabulate_without_checks(sets)
-    pairs = dict[str, Any]()
+    pairs: Learnt | None = None
     pair_measures = list[measures.Measure]()
     if "pairs" in inputs or "unpaired" in inputs:
         pairs, pair_measures = learnt.learnt_results(cfg, inputs, outcomes.before(cfg.models), out)
@@ -98,35 +109,48 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     retained, gate_measures = retention.claims(cfg, inputs, checked.everything, answers, out)
     titles = cfg.models
     differences = outcomes.differences(titles)
-    results: dict[str, Any] = {
-        "models": titles,
-        "before": outcomes.before(titles),
-        "main_difference": outcomes.main_difference(titles),
-        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
-        "decoding": {"max_new_tokens": cfg.max_new_tokens},
-        **checked.results(answers, cfg),
-        **measure_shown_answers(shown_table, answers, cfg),
-        "shown_on": shown_on,
-        "open": {
-            name: {"prompts": len(table.prompts), **measure_answers(table, answers)}
+    of_checks = checked.results(answers, cfg)
+    behaviour = Behaviour({}, {}, {})
+    endings = ""
+    if shown_table is not None:  # length and endings of the answers that the verdict is about
+        behaviour = measure_answers(shown_table, answers)
+        ended = outcomes.with_intervals(shown_table, shown_table.stopped, cfg)
+        endings = claims.endings_clause(ended, titles, outcomes.before(titles))
+    kl, references = likelihood.score(cfg, inputs, likelihood_prompts, answers, out)
+    by_round = rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs))
+    by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs, out)
+    by_task, benchmark_measures = benchmarks.benchmark_results(cfg, inputs)
+    sections = {
+        rounds.SECTION: by_round,
+        suite_results.SECTION: by_suite,
+        benchmarks.SECTION: by_task,
+    }
+    cautions = learnt.cautions(titles, outcomes.before(titles), behaviour, endings, kl)
+    results = Results(
+        models=titles,
+        before=outcomes.before(titles),
+        main_difference=outcomes.main_difference(titles),
+        differences={name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences.items()},
+        decoding={"max_new_tokens": cfg.max_new_tokens},
+        **vars(of_checks),
+        behaviour=behaviour,
+        endings=endings,
+        shown_on=shown_on,
+        open={
+            name: OpenPrompts(len(table.prompts), measure_answers(table, answers))
             for name, table in unchecked.items()
         },
-        "learnt": pairs,
-        "judged": comparisons,
-        "gives_verdict": parts,
-        **likelihood.score(cfg, inputs, likelihood_prompts, answers, out),
-        "retention": retained,
-    }
-    by_suite, measured_by_suite = read_suites(cfg, inputs, out)
-    by_task, benchmark_measures = benchmarks.benchmark_results(cfg, inputs)
-    optional = {
-        "rounds": rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs)),
-        "suites": by_suite,
-        "benchmarks": by_task,
-    }
-    results |= {name: figures for name, figures in optional.items() if figures}
-    results["cautions"] = learnt.cautions(results)
-    results["verdict"] = verdict_of(results)
+        learnt=pairs,
+        judged=comparisons,
+        gives_verdict=parts,
+        kl=kl,
+        references=references,
+        retention=retained,
+        sections={name: encode(figures) for name, figures in sections.items() if figures},
+        cautions=cautions,
+        verdict="",
+    )
+    results = replace(results, verdict=claims.verdict(results))
 
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
     gate_measures += policy_measures(checked, unchecked, answers)
@@ -138,21 +162,21 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         [*gate_measures, *measured_by_suite, *win_measures, *benchmark_measures],
         measures.Measure,
     )
-    safe_files.write(out / "results.json", json.dumps(results, indent=1))
-    primary = results["primary"]
+    write_results(out / FILE, results)
     rates: dict[str, Any] = {"pass_rate": {}, "delta": {}}
-    if primary:
+    if results.primary:
         for role in titles:
-            rates["pass_rate"][role] = primary[role]["mean"]
+            rates["pass_rate"][role] = results.primary[role].mean
         for name in differences:
-            rates["delta"][name] = primary[name]
+            rates["delta"][name] = encode(results.primary[name])
     names = ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged", "verdict")
+    content = encode_fields(results)
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
         **rates,
-        **{name: results[name] for name in names},
-        "summary": results["verdict"],
+        **{name: content[name] for name in names},
+        "summary": results.verdict,
     }
 
 
@@ -184,7 +208,10 @@ def policy_measures(
 
 
 def parts_of_verdict(
-    checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own_preferences: bool
+    checked: Checked,
+    pairs: Learnt | None,
+    comparisons: dict[str, Judged | Waiting],
+    own_preferences: bool,
 ) -> list[str]:
     """Return the verdict's parts, the most important first: what is about the user's own preferences, if there are any."""
     if own_preferences and checked.is_from_files:
@@ -199,50 +226,28 @@ def parts_of_verdict(
     return [name for name in by_importance if parts[name]]
 
 
-def verdict_of(results: dict[str, Any]) -> str:
-    """Return one sentence per part of the verdict. Only the first of several judged opponents is included."""
-    titles = results["models"]
-    sentences = list[str]()
-    for part in results["gives_verdict"]:
-        match part:
-            case "checks":
-                sentence = outcomes.verdict(results["primary"], titles, results["endings"])
-            case "learnt":
-                sentence = learnt.sentence(results["learnt"], titles, results["cautions"])
-            case "judged":
-                first_opponent = next(iter(results["judged"].values()))
-                sentence = judged.sentence(first_opponent, titles["policy"])
-        sentences.append(sentence)
-    return " ".join(sentences)
-
-
-def measure_shown_answers(table: Table | None, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """Return length and endings of the answers that the verdict is about."""
-    if table is None:
-        return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    endings = outcomes.endings_clause(table, cfg.models, cfg)
-    return measure_answers(table, answers) | {"endings": endings}
-
-
-def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
+def measure_answers(table: Table, answers: Answers) -> Behaviour:
     """Return by role the mean tokens, the shares of answers that end by themselves and that loop and, if some answers
     have thoughts, their share and the mean tokens of a thought."""
     candidates = [answers[role][prompt.id] for prompt in table.prompts for role in table.roles]
     shape = table.tokens.shape
     loops = np.reshape([is_repetitive(candidate.answer) for candidate in candidates], shape)
     thinks = np.reshape([candidate.has_thought for candidate in candidates], shape)
-    figures = {
-        "mean_tokens": table.mean(table.tokens),
-        "stop_rate": table.mean(table.stopped),
-        "loops": table.mean(loops),
-    }
+    figures = Behaviour(
+        mean_tokens=table.mean(table.tokens),
+        stop_rate=table.mean(table.stopped),
+        loops=table.mean(loops),
+    )
     if thinks.any():
         thought_tokens = np.reshape(
             [candidate.n_tokens - candidate.length for candidate in candidates], shape
         )
         per_thought = thought_tokens.sum(0) / np.maximum(1, thinks.sum(0))
-        figures["thoughts"] = table.mean(thinks)
-        figures["thought_tokens"] = dict(zip(table.roles, map(float, per_thought), strict=True))
+        figures = replace(
+            figures,
+            thoughts=table.mean(thinks),
+            thought_tokens=dict(zip(table.roles, map(float, per_thought), strict=True)),
+        )
     return figures
 
 

@@ -12,12 +12,12 @@ from stages.config.schema import Examine
 from stages.evaluation.examined.faults import find_faults
 from stages.evaluation.examined.sides import Examined, Side
 from stages.evaluation.learnt import token_log_probs
+from stages.evaluation.results import read_results
 from stages.models import scoring
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
-from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir
 
 MOST_ENDS = 200  # pairs whose end of turn is scored
@@ -25,8 +25,8 @@ MOST_ENDS = 200  # pairs whose end of turn is scored
 
 def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `examination.json`: faults, facts of both models side by side, and rows token by token."""
-    results = load_json(inputs["eval"] / "results.json", require_keys("models", "learnt"))
-    titles = results["models"]
+    results = read_results(inputs["eval"])
+    titles = results.models
     before = read_side(titles["sft"], inputs["base"], inputs["sft"])
     after = read_side(titles["policy"], inputs["found"], inputs["given"])
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)

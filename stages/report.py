@@ -12,6 +12,7 @@ from stages.evaluation import benchmarks, rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
+from stages.evaluation.results import Behaviour, Results, read_results
 from stages.pages import (
     charts,
     first_screen,
@@ -48,13 +49,13 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, if there are labels, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
-    results = load_json(inputs["eval"] / "results.json", require_keys("models"))
+    results = read_results(inputs["eval"])
     page = read_template_values(cfg, inputs, nodes, results)
     why = page["why"]
     env = environment()
     contents = glossary.contents(
         sentence_by_section(page, nodes, env.filters["duration"]),
-        results["gives_verdict"],
+        results.gives_verdict,
         helped=why is None or why.helped,
     )
     html = env.get_template("page.html.jinja").render(
@@ -64,10 +65,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
-        "verdict": results["verdict"],
-        "sentence": page["sentence"],
+        "verdict": results.verdict,
         "bytes": len(html.encode()),
-        "summary": page["faults"] + results["verdict"],
+        "summary": page["sentence"],
     }
 
 
@@ -77,10 +77,10 @@ def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
 
 
 def read_template_values(
-    cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any]
+    cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: Results
 ) -> dict[str, Any]:
     """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name."""
-    models = results["models"]
+    models = results.models
     node_by_role = settings_table.model_nodes(nodes, models)
     policy = nodes[node_by_role["policy"]]
     pairs = list[Pair]()
@@ -92,7 +92,7 @@ def read_template_values(
     level = f"{100 * confidence:g}%"
     seed = policy["settings"]["seed"] if learns(policy) else None
     runs = seeds.read_runs(inputs, nodes, seed)
-    trained_seeds = [each["seed"] for each in runs if each["seed"] is not None]
+    trained_seeds = [each.seed for each in runs if each.seed is not None]
     taught = title_trained_on_tasks(nodes, models)
     answers = side_by_side(inputs, results, cfg.side_by_side)
     token_examples = dict[str, Any]()
@@ -105,6 +105,7 @@ def read_template_values(
     scores = metrics_of(nodes, "label").get("scores") or {}
     lineage = lineage_rows(nodes)
     seconds = sum(row["seconds"] for row in lineage)
+    by_round = rounds.rounds_of(results)
     examined = dict[str, Any]()
     faults = ""
     if "examine" in inputs:
@@ -116,7 +117,7 @@ def read_template_values(
         results,
         len(trained_seeds),
         taught,
-        [each["learnt"] for each in runs],
+        [each.results.learnt for each in runs],
         level,
         elsewhere="examine" in inputs,
     )
@@ -145,7 +146,7 @@ def read_template_values(
         "own_file": first_screen.next_for_files(nodes),
         "lengths": length_bars(inputs, models),
         "scores": plots.bars([*scores], [*scores.values()]),
-        "primary": results["differences"][results["main_difference"]],
+        "primary": results.differences[results.main_difference],
         "subject": settings_table.subject(nodes, models),
         "steps": next_steps(results, nodes["eval"], trained_seeds, why),
         "roles": {
@@ -156,9 +157,16 @@ def read_template_values(
         "settings": settings_table.settings(nodes, models, trained_seeds),
         "differences": shown_differences(results),
         "charts": {
-            by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]
-        },
-        "rounds": rounds.table_rows(nodes, results["rounds"]) if "rounds" in results else [],
+            "kinds": charts.chart(results, "kinds", taught),
+            "tasks": charts.chart(results, "tasks", taught),
+        }
+        if results.kinds
+        else {},
+        "behaviours": behaviours(results),
+        "benchmarks": benchmarks.read_rows(results),
+        "suites": suite_results.suites_of(results),
+        "by_round": by_round,
+        "rounds": rounds.table_rows(nodes, by_round) if by_round else [],
         "curves": training_charts(
             inputs, nodes, {models[role]: name for role, name in node_by_role.items()}
         ),
@@ -175,7 +183,7 @@ def sentence_by_section(
     page: dict[str, Any], nodes: dict[str, Manifest], duration: Callable[[float], str]
 ) -> dict[str, Any]:
     """Return the sentence at the head of each section of the page, empty if the section has nothing to say."""
-    results = page["results"]
+    results: Results = page["results"]
     headline = page["headline"]
     settings = page["settings"]
     label = metrics_of(nodes, "label")
@@ -184,25 +192,25 @@ def sentence_by_section(
         "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),
-        "judged": " ".join(map(headline.comparison, results["judged"].values())),
+        "judged": " ".join(map(headline.comparison, results.judged.values())),
         "outside": headline.outside_sets(),
         "benchmarks": benchmarks.sentence(
-            results.get("benchmarks", []), results["main_difference"], results["differences"]
+            page["benchmarks"], results.main_difference, results.differences
         ),
-        "retention": results["retention"].get("sentence"),
-        "seeds": page["over_seeds"] and page["over_seeds"]["sentence"],
-        "kinds": results["kinds"] and charts.conclusion(results),
+        "retention": results.retention and results.retention.sentence,
+        "seeds": page["over_seeds"] and page["over_seeds"].sentence,
+        "kinds": results.kinds and charts.conclusion(results),
         "proportion": headline.behaviour(),
         "answers": page["answers"] and f"{'; '.join(page['answers'])}.",
         "why": page["why"] and page["why"].sentence,
         "labels": label and f"{label['summary']}. {made_of_labels['summary']}.",
-        "curves": training_sentences(results, nodes),
+        "curves": training_sentences(results, page["by_round"], nodes),
         "settings": f"{settings['model']}; {settings['computed on']}.",
         "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes.",
         "words": "Each model, and the terms of this page.",
     }
-    if "suites" in results:
-        sentences["suites"] = suite_results.sentence(results["suites"], results["models"])
+    if page["suites"]:
+        sentences["suites"] = suite_results.sentence(page["suites"], results.models)
     if page["reward"]:
         sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, sentences)
@@ -213,23 +221,33 @@ def metrics_of(nodes: Mapping[str, Manifest], name: str) -> dict[str, Any]:
     return nodes[name]["metrics"] if name in nodes else {}
 
 
-def training_sentences(results: dict[str, Any], nodes: dict[str, Manifest]) -> str:
+def training_sentences(
+    results: Results, by_round: rounds.Rounds | None, nodes: dict[str, Manifest]
+) -> str:
     """Return what each round and each training achieved."""
     sentences = list[str]()
-    if "rounds" in results:
-        sentences.append(rounds.sentence(results["rounds"]))
-    for role, name in settings_table.model_nodes(nodes, results["models"]).items():
+    if by_round:
+        sentences.append(rounds.sentence(by_round))
+    for role, name in settings_table.model_nodes(nodes, results.models).items():
         if learns(nodes[name]):
-            sentences.append(f"{results['models'][role]}: {nodes[name]['metrics']['summary']}.")
+            sentences.append(f"{results.models[role]}: {nodes[name]['metrics']['summary']}.")
     return " ".join(sentences)
 
 
-def shown_differences(results: dict[str, Any]) -> dict[str, str]:
+def behaviours(results: Results) -> dict[str, Behaviour]:
+    """Return length and endings of the answers by set of prompts: those that the verdict is about come first."""
+    of_verdict = dict[str, Behaviour]()
+    if results.behaviour.mean_tokens:
+        of_verdict[str(results.shown_on)] = results.behaviour
+    return of_verdict | {name: each.behaviour for name, each in results.open.items()}
+
+
+def shown_differences(results: Results) -> dict[str, str]:
     """Return the titles of the differences in the table: the verdict's own, those of arms, then others.
     Only the first MOST_DIFFERENCES are shown."""
-    titles = results["differences"]
+    titles = results.differences
     of_arms = [name for name in titles if arms(name.split("-"))]
-    names = [results["main_difference"], *of_arms, *SHOWN_AFTER_ARMS]
+    names = [results.main_difference, *of_arms, *SHOWN_AFTER_ARMS]
     shown = [name for name in names if name in titles]
     return {name: titles[name] for name in shown[:MOST_DIFFERENCES]}
 

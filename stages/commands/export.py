@@ -20,7 +20,7 @@ from stages.commands.finished_run import config_of
 from stages.config.choices import ExportFormat, GGUFType
 from stages.config.errors import UserError, visible
 from stages.config.schema import Export
-from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Results, read_results
 from stages.models import hub
 from stages.models.base_licence import licence_message, read_licence
 from stages.models.model_card import model_name, source_name
@@ -28,7 +28,7 @@ from stages.store.licences import UNKNOWN
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
 from stages.store.records import MESSAGES, content_id
-from stages.store.sealed_json import load_json, remove, replace_folder, require_keys
+from stages.store.sealed_json import remove, replace_folder
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
     card = (model / "README.md").read_text(encoding="utf-8")
     if evaluation and store.find(evaluation):
         store.verify(store.folder(evaluation))
-        results = load_json(store.folder(evaluation) / "results.json", require_keys("models"))
+        results = read_results(store.folder(evaluation))
         card += evaluation_section(results, config_of(evaluation)["confidence"])
     else:
         log.info("The card has no results, as the model is not evaluated: stage=eval does it.")
@@ -151,9 +151,9 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
     log.info("Pushed to %s", address)
 
 
-def evaluation_section(results: dict[str, Any], confidence: float) -> str:
+def evaluation_section(results: Results, confidence: float) -> str:
     """Return the section of a model card with the results of an evaluation. `confidence`: of its intervals."""
-    return render("evaluation.md.jinja", level=confidence, Interval=Interval, **results)
+    return render("evaluation.md.jinja", level=confidence, results=results)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:

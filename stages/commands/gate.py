@@ -9,16 +9,17 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from stages.commands.finished_run import newest_end, require_nodes
 from stages.commands.result import Result, new_table, null_for_nan, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Gate, Target
-from stages.evaluation import measures
+from stages.evaluation import claims, measures
 from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
+from stages.evaluation.results import read_results
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.manifest import edited_source, manifest_of
@@ -26,18 +27,12 @@ from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
 from stages.store.records import load
-from stages.store.sealed_json import load_json, rebuild_command, require_keys
+from stages.store.sealed_json import rebuild_command
 from stages.store.stage_sources import EditedSource
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-WORDS = {
-    GateCode.passes: "not worse",
-    GateCode.worse: "worse",
-    GateCode.other_prompts: "not comparable",
-    GateCode.cannot_tell: "cannot tell",
-}
 AS_RECORDED = "as recorded"
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
@@ -51,14 +46,13 @@ class Side:
     checks_version: int
     edited: EditedSource | None
     measures_by_seed: list[dict[str, dict[str, Measure]]]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     policy: str
 
     @classmethod
     def read(cls, folders: list[Path], store: Store) -> Self:
         store.verify(*folders)
-        shape = require_keys("models", "decoding", "endpoint")
-        results = load_json(folders[0] / "results.json", shape)
+        results = read_results(folders[0])
         manifest = manifest_of(folders[0])
         return cls(
             folders=folders,
@@ -67,8 +61,8 @@ class Side:
             measures_by_seed=[
                 by_measure(load(folder / measures.FILE, Measure)) for folder in folders
             ],
-            settings={key: results[key] for key in ("decoding", "endpoint")},
-            policy=results["models"]["policy"],
+            settings={"decoding": results.decoding, "endpoint": results.endpoint},
+            policy=results.policy,
         )
 
 
@@ -130,8 +124,9 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     for line in lines:
         if line.code is code and code is not GateCode.passes:
             reasons.append(f"{line.measure}: {outcome_text(line)}")
-    title = f"{new.policy} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
-    return GateResult(code, WORDS[code], title, reasons, lines, old.folders, new.folders)
+    word = claims.gate(code).says("gate")
+    title = f"{new.policy} {new.folders[-1].name} against {old.folders[-1].name}: {word}"
+    return GateResult(code, word, title, reasons, lines, old.folders, new.folders)
 
 
 def reasons_not_to_compare(old: Side, new: Side) -> list[str]:
@@ -248,8 +243,10 @@ def change_text(line: Line, change: float) -> str:
 
 
 def outcome_text(line: Line) -> str:
+    """Return what the comparison of a measure says; if it cannot tell, with the number of prompts that would."""
+    says = claims.gate(line.code, note=line.note).says("gate")
     if line.code is not GateCode.cannot_tell:
-        return line.note or WORDS[line.code]
+        return says
     if line.needed:
-        return f"cannot tell; about {line.needed:,} prompts would"
-    return f"cannot tell, it rather {'rose' if line.difference.mean > 0 else 'fell'}"
+        return f"{says}; about {line.needed:,} prompts would"
+    return f"{says}, it rather {'rose' if line.difference.mean > 0 else 'fell'}"

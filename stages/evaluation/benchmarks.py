@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
+from stages.evaluation import claims
 from stages.evaluation.estimate import Means
 from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import means_and_differences
+from stages.evaluation.results import ByName, Intervals, Results
 from stages.store.records import Message, content_id, load
 from stages.store.table_schema import Int32
+from stages.store.typed_json import FLAT, decode
 
 LESS = " (less is better)"  # the end of such a metric's name
+SECTION = "benchmarks"  # of an evaluation's results
 PREFIX = "benchmark_"  # of the names of inputs, before the model's role
 
 
@@ -57,6 +61,21 @@ class SampleScore:
     doc_id: int
     questions: list[str]
     score: float
+
+
+@dataclass(frozen=True)
+class BenchmarkRow(ByName):
+    """A metric of a task: the rate of every model and paired differences, on prompts that all were asked."""
+
+    task: str
+    metric: str
+    prompts: int
+    intervals: Intervals = field(metadata=FLAT)
+
+
+def read_rows(results: Results) -> list[BenchmarkRow]:
+    """Return the rows of an evaluation's benchmarks, [] without any."""
+    return decode(list[BenchmarkRow], results.sections.get(SECTION, []))
 
 
 def mean_metrics(task: Mapping[str, Any]) -> dict[str, bool]:
@@ -100,7 +119,7 @@ def score_samples(
 
 def benchmark_results(
     cfg: Eval, inputs: Mapping[str, Path]
-) -> tuple[list[dict[str, Any]], list[Measure]]:
+) -> tuple[list[BenchmarkRow], list[Measure]]:
     """Return a row for each task and metric, with every model's rate and paired differences on prompts that all were
     asked, and the policy's scores. Both are empty if the evaluation has no benchmarks."""
     measured = list[Measure]()
@@ -113,7 +132,7 @@ def benchmark_results(
                 unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments["benchmark"])
                 value = 1 - s.score if s.metric.endswith(LESS) else s.score
                 measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value))
-    rows = list[dict[str, Any]]()
+    rows = list[BenchmarkRow]()
     for (task, metric), by_prompt in scores.items():
         if table := [
             [row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)
@@ -121,13 +140,12 @@ def benchmark_results(
             means = means_and_differences(
                 Means(np.array(table), [task] * len(table)), roles, cfg.confidence
             )
-            rows.append({"task": task, "metric": metric, "prompts": len(table), **means})
+            rows.append(BenchmarkRow(task, metric, len(table), means))
     return rows, measured
 
 
-def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:
+def sentence(rows: Sequence[BenchmarkRow], difference: str, titles: Mapping[str, str]) -> str:
     """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
-    above = sum(row[difference]["low"] > 0 for row in rows)
-    below = sum(row[difference]["high"] < 0 for row in rows)
+    above, below = claims.count(claims.difference(row[difference]) for row in rows)
     counts = f"{titles[difference]} is above 0 in {above} and below 0 in {below} of {len(rows)} rates, by interval."
     return counts if rows else ""

@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.evaluation.claims import difference
 from stages.evaluation.estimate import Means
 from stages.evaluation.intervals import Interval
 
@@ -35,7 +36,9 @@ class Comparison:
     def rivals(self, best: int, among: list[int]) -> list[int]:
         """List the models besides `best` that no model in `among` beats significantly: each may truly be the best."""
         return [
-            i for i in among if i != best and not any(self.corrected(i, j).low > 0 for j in among)
+            i
+            for i in among
+            if i != best and not any(difference(self.corrected(i, j)).is_better for j in among)
         ]
 
 
@@ -111,11 +114,11 @@ def lead_clause(
 
 def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
-    comparative = "more" if corrected.low > 0 or corrected.high < 0 else "no more"
+    certainty = difference(corrected).says("chance")
     bounds = (
         f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
     )
-    return f"the difference, {gain.points()},{bounds} is {comparative} than chance"
+    return f"the difference, {gain.points()},{bounds} is {certainty}"
 
 
 def rivals_clause(comparison: Comparison, best: int, settings: list[int]) -> str:

@@ -4,13 +4,13 @@ The rule that is best on training pairs is a yardstick for held-out pairs. What 
 rule is wrong or silent, the rule does not explain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.estimate import Means
+from stages.evaluation.results import BlindRule
 from stages.store.records import Message, Pair
 from stages.store.text_units import plain_words, transcript
 from stages.store.thoughts import answer_behind
@@ -109,23 +109,23 @@ def blind_figures(
     prompts: Sequence[str],
     gained: Mapping[str, Array],
     confidence: float,
-) -> dict[str, Any]:
+) -> BlindRule | None:
     """Return the best blind rule of the training pairs, its share of right held-out pairs, and on how many of them it is
     wrong or silent. `gained`: by model, 1 for each held-out pair whose better answer gained more; its counts are those
-    on these pairs. Return {} without training pairs."""
+    on these pairs. Return None without training pairs."""
     rule = best_rule(training)
     if rule is None:
-        return {}
+        return None
     right = hits(rule, held_out)
     unexplained = right < 1
     share = Means(right[:, None], [*prompts], drawn=True).share(0, confidence)
-    return {
-        "rule": rule,
-        "training_pairs": len(training),
-        "training_share": float(hits(rule, training).mean()),
-        "share": asdict(share),
-        "wrong": int((right == 0).sum()),
-        "silent": int((right == 0.5).sum()),
-        "unexplained": int(unexplained.sum()),
-        "gained": {role: int((values[unexplained] == 1).sum()) for role, values in gained.items()},
-    }
+    return BlindRule(
+        rule=rule,
+        training_pairs=len(training),
+        training_share=float(hits(rule, training).mean()),
+        share=share,
+        wrong=int((right == 0).sum()),
+        silent=int((right == 0.5).sum()),
+        unexplained=int(unexplained.sum()),
+        gained={role: int((values[unexplained] == 1).sum()) for role, values in gained.items()},
+    )

@@ -1,8 +1,7 @@
 """Prompts with checks: the pass rates of all models, the primary endpoint, and rates that put them in proportion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -19,11 +18,25 @@ from stages.evaluation.outcomes import (
     rate_row,
     with_intervals,
 )
+from stages.evaluation.results import Group, Matched, Rates, Rephrased, Row
 from stages.store.text_units import find_run, lower_words
 
 # The primary endpoint is a labelled set of the user's, or the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
 GENERATED = ("tasks", "open")  # sources of prompts that this project generates
+
+
+@dataclass(frozen=True)
+class CheckedResults:
+    """Rates and differences by group, kind and task, and the rates that put them in proportion, as in `Results`."""
+
+    endpoint: str | None
+    primary: Group | None
+    groups: dict[str, Group]
+    kinds: dict[str, dict[str, Row]]
+    tasks: dict[str, dict[str, Row]]
+    matched: Matched | None
+    rephrased: Rephrased | None
 
 
 @dataclass(frozen=True)
@@ -65,28 +78,37 @@ class Checked:
         tables = [self.verdict_table, *self.outside.values()]
         return [row for table in tables for row in table.outcomes()]
 
-    def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:
+    def results(self, answers: Answers, cfg: Eval) -> CheckedResults:
         """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
-        by_group = {name: rate_row(table, cfg) for name, table in self.groups.items()}
-        for name, row in by_group.items():
-            is_outside = name.startswith(OUTSIDE)  # those sets give no reference answers
-            row["containing"] = {} if is_outside else containing(self.groups[name], answers, cfg)
-            files = {e.source for e in self.groups[name].prompts}
-            is_own_file = len(files) == 1 and files.isdisjoint(GENERATED)
-            row["set"] = name.removeprefix(OUTSIDE) if is_outside else "".join(files) * is_own_file
+        by_group = {name: self.group_rates(name, answers, cfg) for name in self.groups}
         sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
-        return {
-            "endpoint": self.endpoint,
-            "primary": by_group[self.endpoint] if self.endpoint else None,
-            "groups": by_group,
-            "kinds": rates_by(sides, "kind", cfg),
-            "tasks": rates_by(sides, "task", cfg),
-            "matched": matched(self.primary, cfg) if self.primary else {},
-            "rephrased": consistency(self.everything.group("rephrased")),
-        }
+        return CheckedResults(
+            endpoint=self.endpoint,
+            primary=by_group[self.endpoint] if self.endpoint else None,
+            groups=by_group,
+            kinds=rates_by(sides, "kind", cfg),
+            tasks=rates_by(sides, "task", cfg),
+            matched=matched(self.primary, cfg) if self.primary else None,
+            rephrased=consistency(self.everything.group("rephrased")),
+        )
+
+    def group_rates(self, name: str, answers: Answers, cfg: Eval) -> Group:
+        """Return the rates of a group of prompts, and of answers that contain the reference in any form."""
+        table = self.groups[name]
+        is_outside = name.startswith(OUTSIDE)  # those sets give no reference answers
+        files = {e.source for e in table.prompts}
+        own_file = ""
+        if is_outside:
+            own_file = name.removeprefix(OUTSIDE)
+        elif len(files) == 1 and files.isdisjoint(GENERATED):
+            own_file = "".join(files)
+        row = replace(rate_row(table, cfg), set=own_file)
+        return Group(
+            **vars(row), containing=None if is_outside else containing(table, answers, cfg)
+        )
 
 
-def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
+def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Row]]:
     """Return rates and differences by side (seen, unseen, tuning), and in each by `field` (kind or task)."""
     parts_by_side = {side: table.by(field) for side, table in sides.items() if table.prompts}
     return {
@@ -95,18 +117,18 @@ def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[s
     }
 
 
-def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
+def containing(table: Table, answers: Answers, cfg: Eval) -> Rates | None:
     """The share of answers that contain the reference's words in order, ignoring case, punctuation and other words. By
-    role, with paired differences as for the strict rates; only prompts that have a reference count."""
+    role, with paired differences as for the strict rates; only prompts that have a reference count. None without any."""
     referenced = table.where(np.array([bool(e.reference) for e in table.prompts], bool))
     if not referenced.prompts:
-        return {}
+        return None
     texts = [
         [(answers[role][e.id].answer, e.reference or "") for role in table.roles]
         for e in referenced.prompts
     ]
     contained = np.array([[contains_words(*pair) for pair in row] for row in texts], float)
-    return {"prompts": len(contained), **with_intervals(referenced, contained, cfg)}
+    return Rates(len(contained), with_intervals(referenced, contained, cfg))
 
 
 def contains_words(answer: str, reference: str) -> bool:

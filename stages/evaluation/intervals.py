@@ -27,7 +27,3 @@ class Interval:
     def bounds(self) -> str:
         """The bounds in percentage points: `−7.1 to +3.4`."""
         return f"{bound(self.low)} to {bound(self.high)}"
-
-    def word(self, above: str, below: str, neither: str) -> str:
-        """Return the word for an interval above 0, for one below 0, or for one that contains 0."""
-        return above if self.low > 0 else below if self.high < 0 else neither

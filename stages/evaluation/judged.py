@@ -1,26 +1,35 @@
-"""Win rates of the policy's answers against another model's, from any labeler, as figures and sentences."""
+"""Win rates of the policy's answers against another model's, from any labeler."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Compared, Eval
-from stages.config.installation import read_beside
+from stages.config.blocks.evaluation import CONSTANT, Compared, Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
 from stages.evaluation.reliability import KNOWN_WORDS, Key, own_vote, read_known_words
+from stages.evaluation.results import Judged, Opposed, Waiting
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
 from stages.store.records import Candidate, Judgement, content_id, load
 
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each preference
-SENTENCES: dict[str, str] = read_beside(__file__)
+
+
+class Counts(NamedTuple):
+    """What is counted of a comparison, as in `Judged`."""
+
+    judged: int
+    missing: dict[str, int]
+    ties: int
+    flips: int | None
+    tokens: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Comparison:
                 yield next(filter(None, reasons), "no reason given")
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def counts(self) -> Counts:
         """Counts and mean lengths that are reported with the win rates."""
         won = self.outcomes.won
         swapped = [
@@ -118,45 +127,45 @@ class Comparison:
             for j in self.preferences.values()
             if j.order_swapped_agrees is not None
         ]
-        return {
-            "judged": int(np.isfinite(won).sum()),
-            "missing": dict(Counter(self.reasons())),
-            "ties": int((won == POINTS["tie"]).sum()),
-            "flips": swapped.count(False) if swapped else None,
-            "tokens": dict(zip(("policy", "other"), map(float, self.lengths.mean(0)), strict=True)),
-        }
+        return Counts(
+            judged=int(np.isfinite(won).sum()),
+            missing=dict(Counter(self.reasons())),
+            ties=int((won == POINTS["tie"]).sum()),
+            flips=swapped.count(False) if swapped else None,
+            tokens=dict(zip(("policy", "other"), map(float, self.lengths.mean(0)), strict=True)),
+        )
 
 
 def judged_results(
     cfg: Eval, inputs: Mapping[str, Path]
-) -> tuple[dict[str, dict[str, Any]], list[Measure]]:
+) -> tuple[dict[str, Judged | Waiting], list[Measure]]:
     """Return the figures of each comparison by the key of the policy's opponent, and the policy's wins. Figures are
     the win rate, the length-controlled rate, the rate corrected by people and the rates of null judges. A comparison
-    that people have not completed has the number of questions `waiting` instead."""
-    results, measured, constant = dict[str, dict[str, Any]](), list[Measure](), dict[str, Any]()
+    that people have not completed has the number of questions that wait for them instead."""
+    results = dict[str, Judged | Waiting]()
+    measured = list[Measure]()
+    constant = dict[str, Interval]()
     if f"judged_{CONSTANT}" in inputs:
         won = Comparison.read(
             inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]
         ).outcomes.won
         if len(won):
-            constant = {
-                "one constant answer": asdict(win_rate(won[~np.isnan(won)], cfg.confidence))
-            }
+            constant["one constant answer"] = win_rate(won[~np.isnan(won)], cfg.confidence)
     for key, title in cfg.compared.items():
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         outcomes, prompts = comparison.outcomes, len(comparison.sides)
         alike = int(outcomes.alike.sum())
         assert isinstance(cfg.judged, Compared)  # else nothing is compared
         labeler = cfg.judged.labeler
-        row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
+        opposed = Opposed(title, labeler, prompts, alike)
         if f"judged_{key}" in inputs:
             measured += measure_wins(comparison, key, title, labeler, cfg.instruments["judge"])
         elif alike < prompts:
-            results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
+            results[key] = Waiting(opposed, prompts - alike, detectable(prompts))
             continue
         rates = comparison_results(outcomes, cfg.confidence, cfg.judged.max_longer)
-        rates["nulls"] |= constant
-        results[key] = row | comparison.figures | rates
+        rates = replace(rates, nulls=rates.nulls | constant)
+        results[key] = Judged(opposed, **comparison.counts._asdict(), rates=rates)
     return results, measured
 
 
@@ -168,25 +177,3 @@ def measure_wins(
     name = f"wins against {title} by {labeler}"
     for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
         yield Measure(name, content_id(other.prompt_id, other.text, judge), key, won)
-
-
-def sentence(row: Mapping[str, Any], policy: str) -> str:
-    """Say in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
-    labeler_titles = {"human": "People", "judge": "The judge", "reward_model": "The reward model"}
-    labeler_titles["own"] = "Your labeler"
-    who = labeler_titles.get(row["labeler"], f"The labeler {row['labeler']}")
-    answers = f"{policy}'s answers"
-    opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
-    if "waiting" in row:
-        return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."
-    people = row["people"] if row["people"] and row["people"]["decides"] else None
-    who = people["by"].capitalize() if people else who
-    verbs = ("find", "prefer") if people or row["labeler"] == "human" else ("finds", "prefers")
-    says = SENTENCES[row["effect"]].format(
-        who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed
-    )
-    share = Interval(**(people or row)["win_rate"]).share()
-    judged = f"{row['judged']} comparisons" + (
-        f", {people['known']} of them judged by people" if people else ""
-    )
-    return f"{says}: {answers} win {share} of {judged} (a tie counts half)."

@@ -5,11 +5,10 @@ was learnt of these preferences. Better answers are shown by checks or judges on
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,9 @@ from stages.config.choices import Precision
 from stages.evaluation.blind_rules import BlindPair, blind_figures
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means
-from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
+from stages.evaluation.results import Behaviour, BlindRule, Divergence, Intervals, Learnt
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -43,14 +42,14 @@ Array = NDArray[np.float64]
 
 def learnt_results(
     cfg: Eval, inputs: dict[str, Path], before: str, out: StageDir
-) -> tuple[dict[str, Any], list[Measure]]:
+) -> tuple[Learnt | None, list[Measure]]:
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
     token. `longer` is the share in which the chosen answer, without its thought, is the longer one. In the intervals,
-    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is empty without SFT.
+    pairs of one prompt are one draw. Only models with SFT's template are scored, so the result is None without SFT.
     Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
     `moved`: how far training moved the answers. `blind`: the best rule that reads no answer, and what it leaves
-    unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, {}
+    unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, None
     if none repeats. Also return what was measured of the policy, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
@@ -59,12 +58,12 @@ def learnt_results(
         if role != "base" and title != GRPO.objective.title
     ]
     if before != "sft" or "policy" not in roles:
-        return {}, []
+        return None, []
     pairs = read_held_out(inputs, out)
     pairs, rows = in_own_forms({role: inputs[role] / "model" for role in roles}, pairs)
     labels = {pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)}
     if not pairs or len(labels) == 1:
-        return {}, []
+        return None, []
     sums = {
         role: log_probs(cfg, role, inputs[role] / "model", of_role)
         for role, of_role in rows.items()
@@ -74,8 +73,9 @@ def learnt_results(
     training = training_pairs(inputs, contract)
     figures = scored.figures(training)
     repeats = np.array([pair.repeats for pair, _ in pairs])
-    figures["repeats"] = int(repeats.sum())
-    figures["others"] = scored.select(~repeats).figures(training) if repeats.any() else {}
+    if figures and repeats.any():
+        others = scored.select(~repeats).figures(training)
+        figures = replace(figures, repeats=int(repeats.sum()), others=others)
     return figures, scored.measures()
 
 
@@ -119,18 +119,17 @@ class ScoredPairs:
             return placements(scores[:, 0], self.labels)
         return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
-    def shares(self, scores: dict[str, Array]) -> dict[str, Any]:
+    def shares(self, scores: dict[str, Array]) -> Intervals:
         """Return each model's share of right pairs, and the differences of the models compared."""
         outcomes = np.stack([self.right(of_role) for of_role in scores.values()], 1)
         means = Means(outcomes, self.prompts, drawn=True)
         confidence = self.cfg.confidence
-        row = {name: asdict(means.share(i, confidence)) for i, name in enumerate(scores)}
+        row = {name: means.share(i, confidence) for i, name in enumerate(scores)}
         names = [*scores]
         main = main_difference(self.cfg.models)
         for name, other in ((main, self.before), ("policy-control", "control")):
             if {"policy", other} <= scores.keys():
-                delta = means.difference(names.index("policy"), names.index(other), confidence)
-                row[name] = asdict(delta)
+                row[name] = means.difference(names.index("policy"), names.index(other), confidence)
         return row
 
     def moved(self) -> dict[str, float]:
@@ -143,10 +142,10 @@ class ScoredPairs:
             for role, ratio in self.ratios.items()
         }
 
-    def blind(self, training: Sequence[BlindPair]) -> dict[str, Any]:
-        """Return the figures of the best blind rule; {} for single completions, which no rule compares."""
+    def blind(self, training: Sequence[BlindPair]) -> BlindRule | None:
+        """Return the figures of the best blind rule; None for single completions, which no rule compares."""
         if len(self.labels):
-            return {}
+            return None
         lengths = answer_lengths(self.pairs, self.tokens, self.contract)
         held_out = [
             BlindPair.of(pair, of_pair)
@@ -155,26 +154,26 @@ class ScoredPairs:
         gained = {role: self.right(ratio) for role, ratio in self.ratios.items()}
         return blind_figures(training, held_out, self.prompts, gained, self.cfg.confidence)
 
-    def figures(self, training: Sequence[BlindPair]) -> dict[str, Any]:
-        """Return all figures; {} without pairs, or if single completions are all of one label."""
+    def figures(self, training: Sequence[BlindPair]) -> Learnt | None:
+        """Return all figures; None without pairs, or if single completions are all of one label."""
         if not self.pairs or (len(self.labels) and self.labels.all() == self.labels.any()):
-            return {}
+            return None
         noun = "held-out pairs"
         if len(self.labels):
             noun = "held-out completions, each desirable one with each other one"
         lengths = answer_lengths(self.pairs, self.tokens, self.contract)
-        return {
-            "pairs": len(self.pairs),
-            "of": f"{len(self.pairs):,} {noun}",
-            "prompts": len({*self.prompts}),
-            "ratio": self.shares(self.ratios),
-            "sum": self.shares(self.sums),
-            "per_token": self.shares({role: of / self.tokens for role, of in self.sums.items()}),
-            **self.shares({"longer": lengths}),
-            "note": TOO_FEW if len(self.pairs) < FEWEST else "",
-            "moved": self.moved(),
-            "blind": self.blind(training),
-        }
+        return Learnt(
+            pairs=len(self.pairs),
+            of=f"{len(self.pairs):,} {noun}",
+            prompts=len({*self.prompts}),
+            ratio=self.shares(self.ratios),
+            sum=self.shares(self.sums),
+            per_token=self.shares({role: of / self.tokens for role, of in self.sums.items()}),
+            longer=self.shares({"longer": lengths})["longer"],
+            note=TOO_FEW if len(self.pairs) < FEWEST else "",
+            moved=self.moved(),
+            blind=self.blind(training),
+        )
 
     def measures(self) -> list[Measure]:
         """Return what was measured of the policy, by its log-ratio."""
@@ -307,27 +306,23 @@ def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
     return values
 
 
-def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> str:
-    """Say in one sentence whether the policy learnt its preferences. `but`: the clause from `cautions`."""
-    ratio, policy = Interval(**figures["ratio"]["policy"]), titles["policy"]
-    lead = f"{policy} did not measurably learn the preferences"
-    if ratio.low > 0.5 or ratio.high < 0.5:
-        lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
-    if figures["note"]:
-        lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
-    return f"{lead}: it favours the better answer in {ratio.share()} of {figures['of']} (chance 50%){but}."
-
-
-def cautions(results: dict[str, Any]) -> str:
+def cautions(
+    models: dict[str, str],
+    first: str,
+    behaviour: Behaviour,
+    endings: str,
+    kl: dict[str, Divergence],
+) -> str:
     """Return a clause that names what became worse, else ''. It names fewer answers that end, more answers that loop,
-    and a policy that moved far from the model before it."""
-    first, worse = results["before"], list[str]()
-    if results["endings"]:
-        worse.append(results["endings"].removeprefix(", and "))
-    if (loops := results["loops"]) and loops["policy"] - loops[first] > MORE_LOOPS:
+    and a policy that moved far from the model before it, whose role is `first`."""
+    worse = list[str]()
+    if endings:
+        worse.append(endings.removeprefix(", and "))
+    loops = behaviour.loops
+    if loops and loops["policy"] - loops[first] > MORE_LOOPS:
         worse.append(
             f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}"
         )
-    if (far := results["kl"].get("policy", {}).get("per_token", 0.0)) > FAR_KL:
-        worse.append(f"is far from {results['models'][first]}: {far:.2g} nats per token")
+    if "policy" in kl and kl["policy"].per_token > FAR_KL:
+        worse.append(f"is far from {models[first]}: {kl['policy'].per_token:.2g} nats per token")
     return f"; but it {', and '.join(worse)}" if worse else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.evaluation import claims
 from stages.evaluation.estimate import Share, difference, mean_of_shares, share
 from stages.evaluation.intervals import Interval
 from stages.store.numbers import signed
@@ -137,12 +138,14 @@ def best_of_n(
     subject = (
         f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
     )
-    if difference([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
+    late = difference([c[peak][1] for c in curves], [c[last][1] for c in curves])
+    if claims.difference(late).is_worse:
         return (
             figures,
             f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better.",
         )
-    if not difference([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
+    whole = difference([c[first][1] for c in curves], [c[last][1] for c in curves])
+    if not claims.difference(whole).is_better:
         return (
             figures,
             f"{subject}: the score rises and the checks do not, so higher scores may not be better.",

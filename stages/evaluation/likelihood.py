@@ -7,7 +7,6 @@ turns them into distributions over the vocabulary, a chunk of tokens at a time."
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from transformers.utils import ModelOutput
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Answers, differences
+from stages.evaluation.results import Divergence, References
 from stages.models.contract import load_contract
 from stages.models.loading import (
     count_embedding_rows,
@@ -44,12 +45,12 @@ Rows = list[tuple[list[int], list[int]]]  # the token ids of a prompt and of a c
 @torch.no_grad()
 def score(
     cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers, out: StageDir
-) -> dict[str, dict[str, Any]]:
-    """Return `kl` and `references` for all models with SFT's template; both are empty without SFT. `kl`: by role, the
+) -> tuple[dict[str, Divergence], References | None]:
+    """Return `kl` and `references` for all models with SFT's template; neither without SFT. `kl`: by role, the
     exact KL from SFT in nats at every position of the model's own answers. `references`: the mean log-prob per token
     of the reference answers that fit the context. The base has another template, so it is left out."""
     if "sft" not in cfg.models or not prompts:
-        return {"kl": {}, "references": {}}
+        return {}, None
     roles = [role for role in cfg.models if role != "base"]
     tokens_read = count_embedding_rows(inputs["sft"] / "model")
     referenced = readable(prompts, inputs["sft"] / "model", out)
@@ -72,7 +73,8 @@ def score(
             title = cfg.models[role]
             out.warn(f"{cfg.models['sft']} cannot read the answers of {title}: no KL from it.")
     sft = Distributions(cfg, "sft", inputs["sft"] / "model", rows["sft"] | compared)
-    kl, references = dict[str, dict[str, float]](), {"sft": sft.mean_log_probs(REFERENCES)}
+    kl = dict[str, Divergence]()
+    references = {"sft": sft.mean_log_probs(REFERENCES)}
     for role in others:
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
@@ -80,13 +82,13 @@ def score(
             continue
         divergence = model.divergence(sft, role)
         tokens = sum(len(completion) for _, completion in compared[role])
-        means = {"per_token": divergence / max(1, tokens), "per_answer": divergence / len(prompts)}
-        kl[role] = means | {"answers": len(prompts)}
+        kl[role] = Divergence(
+            per_token=divergence / max(1, tokens),
+            per_answer=divergence / len(prompts),
+            answers=len(prompts),
+        )
     tasks = [e.task for e in referenced]
-    return {
-        "kl": kl,
-        "references": compare_references(cfg, references, tasks) if referenced else {},
-    }
+    return kl, compare_references(cfg, references, tasks) if referenced else None
 
 
 def highest_token(rows: Rows) -> int:
@@ -117,14 +119,13 @@ def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
 
 def compare_references(
     cfg: Eval, references: dict[str, list[float]], tasks: list[str]
-) -> dict[str, Any]:
+) -> References:
     """Return mean log-probs of the reference answers by role, and their differences with intervals."""
     roles, means = [*references], Means(np.array([*references.values()]).T, tasks, shares=False)
-    results: dict[str, Any] = {"prompts": len(tasks)}
-    results |= dict(zip(roles, map(float, means.means), strict=True))
+    values = dict[str, float | Interval](zip(roles, map(float, means.means), strict=True))
     for name, (a, b) in differences(roles).items():
-        results[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
-    return results
+        values[name] = means.difference(roles.index(a), roles.index(b), cfg.confidence)
+    return References(len(tasks), values)
 
 
 class KnownStates(torch.nn.Module):

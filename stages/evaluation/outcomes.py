@@ -1,7 +1,7 @@
 """Outcomes: does each model's answer pass its prompt's checks? With the rates, intervals and verdicts that follow."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import read_beside
 from stages.evaluation.estimate import Means
-from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Consistency, Intervals, Matched, Rephrased, Row
 from stages.store.records import Candidate, Example, load
 from stages.store.table_schema import Int32
-from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 COMPARED = read_beside(__file__)
@@ -39,6 +38,7 @@ UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}
 ENOUGH_PROMPTS = 800
 ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points
 ENOUGH_TASKS = 12
+TOO_FEW_TASKS = "too few tasks to say"
 LENGTH_DRIFT = 0.25
 
 OUTSIDE = "outside: "  # before the name of a labelled set of the user's, where groups of prompts are named
@@ -189,47 +189,42 @@ def speaks_for_other_tasks(prompts: Iterable[Example]) -> bool:
     return all(e.group in UNTRAINED for e in prompts)
 
 
-def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
+def rate_row(table: Table, cfg: Eval) -> Row:
     """Return pass rates and paired differences with intervals. The intervals are over other tasks like these if
     `tasks_drawn`, else over other prompts of these tasks."""
-    count, drawn = len({e.task for e in table.prompts}), speaks_for_other_tasks(table.prompts)
-    row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
-    row["set"] = ""  # the user's file that all prompts are of
-    row |= with_intervals(table, table.passed, cfg)
-    row["note"] = "too few tasks to say" if drawn and count < ENOUGH_TASKS else ""
+    tasks = len({e.task for e in table.prompts})
+    drawn = speaks_for_other_tasks(table.prompts)
     gain = (
         table.passed[:, table.roles.index("policy")]
         - table.passed[:, table.roles.index(before(table.roles))]
     )
-    return row | {"gained": int((gain > 0).sum()), "lost": int((gain < 0).sum())}
+    return Row(
+        prompts=len(table.prompts),
+        tasks=tasks,
+        tasks_drawn=drawn,
+        set="",
+        intervals=with_intervals(table, table.passed, cfg),
+        note=TOO_FEW_TASKS if drawn and tasks < ENOUGH_TASKS else "",
+        gained=int((gain > 0).sum()),
+        lost=int((gain < 0).sum()),
+    )
 
 
-def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
+def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> Intervals:
     """Return the mean of one of the table's arrays by role, and the paired differences, with intervals."""
     means = Means(values, [e.task for e in table.prompts], speaks_for_other_tasks(table.prompts))
     return means_and_differences(means, table.roles, cfg.confidence)
 
 
-def means_and_differences(means: Means, roles: Sequence[str], confidence: float) -> dict[str, Any]:
+def means_and_differences(means: Means, roles: Sequence[str], confidence: float) -> Intervals:
     """Return every role's mean, and the paired differences by name, with intervals."""
-    row = {role: asdict(means.share(i, confidence)) for i, role in enumerate(roles)}
+    row = {role: means.share(i, confidence) for i, role in enumerate(roles)}
     for name, (a, b) in differences(roles).items():
-        row[name] = asdict(means.difference(roles.index(a), roles.index(b), confidence))
+        row[name] = means.difference(roles.index(a), roles.index(b), confidence)
     return row
 
 
-def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
-    """Return the verdict's clause if the policy ends significantly fewer answers than SFT, or only few, else ''."""
-    row, first = with_intervals(table, table.stopped, cfg), before(titles)
-    before_rate, policy_rate = row[first]["mean"], row["policy"]["mean"]
-    if Interval(**row[main_difference(titles)]).high < 0:
-        return f", and ends fewer of its answers by itself: {before_rate:.1%} → {policy_rate:.1%}"
-    if policy_rate <= MOST:
-        return f", and ends only {policy_rate:.1%} of its answers by itself ({titles[first]} {before_rate:.1%})"
-    return ""
-
-
-def matched(table: Table, cfg: Eval) -> dict[str, Any]:
+def matched(table: Table, cfg: Eval) -> Matched:
     """Measure how much of the main difference comes from endings and length. Returns the comparison on prompts where
     both answers end by themselves, or have similar lengths, and the gain from prompts on which only the policy ended
     its answer. The subsets depend on the models' answers, so they only describe."""
@@ -242,48 +237,28 @@ def matched(table: Table, cfg: Eval) -> dict[str, Any]:
     views = {"both answers end by themselves": both_ended, "answers of like length": like_length}
     newly = (table.stopped[:, policy] > 0) & (table.stopped[:, first] == 0)
     gain = table.passed[:, policy] - table.passed[:, first]
-    return {
-        "views": {
+    return Matched(
+        views={
             name: rate_row(table.where(chosen), cfg)
             for name, chosen in views.items()
             if chosen.any()
         },
-        "gain": float(gain.mean()),
-        "gain_from_stopping": float((gain * newly).mean()),
-    }
+        gain=float(gain.mean()),
+        gain_from_stopping=float((gain * newly).mean()),
+    )
 
 
-def consistency(table: Table) -> dict[str, Any]:
-    """Return prompt sensitivity over requests in several phrasings. By role: the shares of requests right in all, some
-    or no phrasings, and the mean standard deviation over phrasings."""
-    if not (requests := [request.passed for request in table.by("request").values()]):
-        return {}
+def consistency(table: Table) -> Rephrased | None:
+    """Return prompt sensitivity over requests in several phrasings, None without any. By role: the shares of requests
+    right in all, some or no phrasings, and the mean standard deviation over phrasings."""
+    requests = [request.passed for request in table.by("request").values()]
+    if not requests:
+        return None
     right = np.array([passed.mean(0) for passed in requests])
     spread = np.array([passed.std(0) for passed in requests]).mean(0)
     shares = {"always": right == 1, "sometimes": (right > 0) & (right < 1), "never": right == 0}
-    results: dict[str, Any] = {"requests": len(requests), "phrasings": max(map(len, requests))}
+    by_role = dict[str, Consistency]()
     for i, role in enumerate(table.roles):
-        results[role] = {"spread": float(spread[i])}
-        results[role] |= {name: float(share[:, i].mean()) for name, share in shares.items()}
-    return results
-
-
-def effect_word(delta: Interval) -> str:
-    """Return the verdict's words for a difference between the policy and the model that it was trained from."""
-    return delta.word("helped", "hurt", "made no measurable change")
-
-
-def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
-    """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
-    delta, first = Interval(**primary[main_difference(titles)]), before(titles)
-    of_others = delta.word("passes more", "passes less", "does not measurably differ")
-    of = primary["set"] or f"{primary['tasks']} tasks"
-    prompts = f"{primary['prompts']} held-out prompts of {of}"
-    lead = f"{titles['policy']} {of_others if first == 'other' else effect_word(delta)}"
-    if primary.get("note"):
-        does = "passes more" if first == "other" else "helped"
-        lead = f"{primary['note'].capitalize()} whether {titles['policy']} {does}"
-    sentence = f"{lead}: {delta.points()} over {titles[first]}, on {prompts}{endings}."
-    if primary["prompts"] < ENOUGH_PROMPTS:
-        sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would stay undetected."
-    return sentence
+        of_role = {name: float(share[:, i].mean()) for name, share in shares.items()}
+        by_role[role] = Consistency(float(spread[i]), **of_role)
+    return Rephrased(len(requests), max(map(len, requests)), by_role)

@@ -7,7 +7,6 @@ probability that a sample contains no prompt with a loss."""
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
+from stages.evaluation.claims import retention_sentence
 from stages.evaluation.estimate import Means, correction, prompts_needed
 from stages.evaluation.measures import LOOPLESS, Measure, rows_of
 from stages.evaluation.outcomes import Answers, Table, before
+from stages.evaluation.results import Retained, Retention
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import autocast
@@ -42,29 +43,12 @@ Array = NDArray[np.float64]
 Pair = tuple[Array, Array]  # a measure of the policy and of another model, (prompts,) each
 
 
-@dataclass
-class Claim:
-    """The claim that the policy's mean `what` is not below the mean of `against` by more than `margin`. `p`: the
-    p-value; `holds`: the claim holds after the correction for all claims; `needed`: the prompts (or texts) at which it
-    holds in 9 of 10 evaluations of a policy that lost nothing."""
-
-    what: str
-    against: str
-    policy: float
-    other: float
-    margin: float
-    p: float
-    prompts: int
-    needed: int | None
-    holds: bool = False
-
-
 def claims(
     cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir
-) -> tuple[dict[str, Any], list[Measure]]:
+) -> tuple[Retention | None, list[Measure]]:
     """Test the claims on running text (`eval.retention`), open requests without constraints, and requested lengths.
-    Returns the claims that have data and a sentence about them ({} if none has), and what they measured."""
-    tested, measured, alpha = list[Claim](), list[Measure](), 1 - cfg.confidence
+    Returns the claims that have data and a sentence about them (None if none has), and what they measured."""
+    tested, measured, alpha = list[Retained](), list[Measure](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [
             e.reference
@@ -119,20 +103,17 @@ def claims(
             )
         )
     if not tested:
-        return {}, []
+        return None, []
     mark_holding(tested, alpha)
-    return {
-        "claims": [asdict(c) for c in tested],
-        "sentence": sentence(tested, cfg.models),
-    }, measured
+    return Retention(tested, retention_sentence(tested, cfg.models)), measured
 
 
-def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float) -> Claim:
+def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float) -> Retained:
     """Build a claim about a share of answers; both arrays of `pair` are 0 or 1 by prompt."""
     policy, other = pair
     needed = prompts_needed(float((policy != other).mean()), margin, alpha, fall=1.0)
     p = p_not_worse(policy, other, margin)
-    return Claim(
+    return Retained(
         what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
     )
 
@@ -145,7 +126,7 @@ def mean_claim(
     margin: float = 0.0,
     share: float = 1.0,
     bounded: bool = False,
-) -> Claim:
+) -> Retained:
     """Build a claim about a mean for which higher is better.
 
     Args:
@@ -156,7 +137,7 @@ def mean_claim(
     above, fall = margin + float((before - other).mean()), float(other.max()) if bounded else 0.0
     needed = prompts_needed(float((policy - other).var()), above, alpha, fall)
     p = p_not_worse(policy, other, margin, -fall if bounded else None)
-    return Claim(
+    return Retained(
         what, against, float(policy.mean()), float(other.mean()), margin, p, len(policy), needed
     )
 
@@ -168,21 +149,11 @@ def p_not_worse(policy: Array, other: Array, margin: float, lowest: float | None
     return means.not_worse(0, 1, margin, lowest)
 
 
-def mark_holding(tested_claims: list[Claim], alpha: float) -> None:
+def mark_holding(tested_claims: list[Retained], alpha: float) -> None:
     """Set `holds` of every claim by Holm's method: all that hold are true with probability 1 - alpha."""
     levels = correction([c.p for c in tested_claims], alpha)
     for c, level in zip(tested_claims, levels, strict=True):
         c.holds = c.p <= level
-
-
-def sentence(tested: list[Claim], titles: dict[str, str]) -> str:
-    """Say in one or two sentences which claims hold."""
-    if not (
-        not_shown := [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]
-    ):
-        return f"{titles['policy']} keeps what it could do before: all {len(tested)} claims of retention hold."
-    count = f"{len(tested) - len(not_shown)} of {len(tested)} claims of retention hold."
-    return f"{count} {titles['policy']} is not shown to keep: {'; '.join(not_shown)}."
 
 
 def measure_answers(

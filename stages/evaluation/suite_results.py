@@ -4,7 +4,7 @@ A pair counts for a fault if one twin shows that the model can, and the other th
 neither twin has another weakness. In refusals and unknown facts, the fault is the share of wrong stances."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import FORMS, Eval
+from stages.evaluation import claims
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.estimate import Means, correction
-from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import (
     Answers,
@@ -24,17 +24,38 @@ from stages.evaluation.outcomes import (
     means_and_differences,
     read_answers,
 )
+from stages.evaluation.results import Rates, Results
 from stages.store.records import Example, Records, content_id
+from stages.store.typed_json import decode
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from stages.tasks.suites import SUITES
 
 OWN = "suites"  # the answers in each model's own form
+SECTION = "suites"  # of an evaluation's results
+
+
+@dataclass(frozen=True)
+class SuiteRates:
+    """The results of a suite. `score`: the prompts passed; `fault`: the share of pairs with the fault that `wrong`
+    names; `claims`: the same with intervals for as many comparisons as there are suites; `parts`: by side or form."""
+
+    title: str
+    wrong: str
+    score: Rates
+    fault: Rates
+    claims: Rates
+    parts: dict[str, Rates]
+
+
+def suites_of(results: Results) -> dict[str, SuiteRates]:
+    """Return the results of an evaluation's suites by name, {} without any."""
+    return decode(dict[str, SuiteRates], results.sections.get(SECTION, {}))
 
 
 def read_suites(
     cfg: Eval, inputs: Mapping[str, Path], out: StageDir
-) -> tuple[dict[str, Any], list[Measure]]:
+) -> tuple[dict[str, SuiteRates], list[Measure]]:
     """Return results and measures on pairs that every model answered and the data does not contain."""
     if OWN not in inputs:
         return {}, []
@@ -68,17 +89,19 @@ def read_suites(
     )
     tokenizer = load_contract(inputs["policy"] / "model").tokenizer
     names = {f"right in {form}": f"right in {other_form(tokenizer, form)}" for form in FORMS}
-    for row in results.values():
-        row["parts"] = {names.get(title, title): part for title, part in row["parts"].items()}
-    return results, measured
+    named = dict[str, SuiteRates]()
+    for name, row in results.items():
+        parts = {names.get(title, title): part for title, part in row.parts.items()}
+        named[name] = replace(row, parts=parts)
+    return named, measured
 
 
 def suite_results(
     prompts: Sequence[Example], answers: Mapping[str, Answers], cfg: Eval
-) -> tuple[dict[str, Any], list[Measure]]:
+) -> tuple[dict[str, SuiteRates], list[Measure]]:
     """Return the results of each suite by name, and the policy's score and lack of the fault by pair. `answers` are
     those in each model's own form, and in every other."""
-    results, measured = dict[str, Any](), list[Measure]()
+    results, measured = dict[str, SuiteRates](), list[Measure]()
     by_suite = {
         name: outcomes_of(name, [e for e in prompts if e.task == name], answers)
         for name in dict.fromkeys(e.task for e in prompts)
@@ -128,20 +151,20 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
 
 def rates(
     suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, level: float
-) -> dict[str, Any]:
-    """Return the results of one suite of several: the score, and the share of pairs with its fault; `claims`: the
-    latter with intervals that miss at most a share `level` of all truths, as several suites need."""
-    return {
-        "title": suite["title"],
-        "wrong": suite["wrong"],
-        "score": with_intervals(outcomes.score, outcomes.roles, confidence),
-        "fault": with_intervals(outcomes.fault, outcomes.roles, confidence),
-        "claims": with_intervals(outcomes.fault, outcomes.roles, 1 - level),
-        "parts": {
+) -> SuiteRates:
+    """Return the results of one suite of several. `level`: the share of all truths that the intervals of its claim may
+    miss, as several suites need."""
+    return SuiteRates(
+        title=suite["title"],
+        wrong=suite["wrong"],
+        score=with_intervals(outcomes.score, outcomes.roles, confidence),
+        fault=with_intervals(outcomes.fault, outcomes.roles, confidence),
+        claims=with_intervals(outcomes.fault, outcomes.roles, 1 - level),
+        parts={
             title: with_intervals(part, outcomes.roles, confidence)
             for title, part in outcomes.parts.items()
         },
-    }
+    )
 
 
 def p_of_fault(outcomes: PairOutcomes) -> float:
@@ -163,20 +186,23 @@ def table(
     )
 
 
-def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> dict[str, Any]:
+def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> Rates:
     """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
-    return {
-        "prompts": len(values),
-        **means_and_differences(Means(values, [""] * len(values)), roles, confidence),
-    }
+    means = Means(values, [""] * len(values))
+    return Rates(len(values), means_and_differences(means, roles, confidence))
 
 
-def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+def sentence(suites: Mapping[str, SuiteRates], titles: Mapping[str, str]) -> str:
     """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
-    rows = {each["title"]: each["claims"].get(main_difference(titles)) for each in suites.values()}
-    deltas = {title: Interval(**row) for title, row in rows.items() if row}
-    more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
-    fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
+    main = main_difference(titles)
+    deltas = {each.title: each.claims[main] for each in suites.values() if main in each.claims}
+    more, fewer = list[str](), list[str]()
+    for title, delta in deltas.items():
+        of_faults = claims.difference(delta)  # of which more is worse
+        if of_faults.is_better:
+            more.append(f"{title}, {delta.points()}")
+        elif of_faults.is_worse:
+            fewer.append(f"{title}, {delta.points()}")
     lists = [
         f"{word} faults in {'; '.join(each)}"
         for word, each in (("more", more), ("fewer", fewer))

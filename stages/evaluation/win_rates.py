@@ -5,21 +5,22 @@ longer one. *Is it the judge?* People's verdicts on randomly drawn comparisons c
 rate is one half and half of a paired difference: the share of wins less that of losses."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.evaluation.claims import judged_word
 from stages.evaluation.estimate import Difference, Means, diluted
 from stages.evaluation.intervals import Interval
+from stages.evaluation.results import MatchedRate, PeopleRate, WinRates
 
 Array = NDArray[np.float64]
 EVEN = 0.5
 BINS = 5  # bins of the length difference, for matching
 RARER = 20  # fewest prompts of the rarer sign of that difference for a length-controlled rate
-JUDGED = 20  # fewest judged prompts for a verdict
 # fewest verdicts of people for a rate by people alone, and for one by people and judge
 ALONE, TOGETHER = 10, 50
 
@@ -45,55 +46,31 @@ class Comparisons:
     judge: Array
 
 
-@dataclass(frozen=True)
-class MatchedRate:
-    """The length-controlled win rate; `used`: the share of the prompts that a plain rate of equal precision needs."""
-
-    win_rate: Interval
-    used: float
-
-
-def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> dict[str, Any]:
-    """Return win rates, null judges' win rates and the verdict as `results.json` stores them. `max_longer`: the
-    highest share of unequal lengths in which one model may be longer, for a length-controlled rate."""
+def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> WinRates:
+    """Return win rates, null judges' win rates and the verdict. `max_longer`: the highest share of unequal lengths in
+    which one model may be longer, for a length-controlled rate."""
     judged = ~np.isnan(c.won)
     won, longer_by = c.won[judged], c.longer_by[judged]
     rate = win_rate(won, confidence)
     matched = matched_rate(won, longer_by, confidence, max_longer)
     people = people_rate(c, confidence)
-    deciding = Interval(**people["win_rate"]) if people and people["decides"] else rate
+    deciding = people.win_rate if people and people.decides else rate
     nulls = {
         "longer wins": EVEN + np.sign(longer_by) / 2,
         "first wins": c.shown_first[judged].astype(float),
     }
-    return {
-        "win_rate": asdict(rate),
-        "longer": float((longer_by > 0).mean()) if len(won) else 0.0,
-        "matched": asdict(matched) if isinstance(matched, MatchedRate) else None,
-        "unmatched": matched if isinstance(matched, str) else "",
-        "people": people,
-        "nulls": {name: asdict(win_rate(of_null, confidence)) for name, of_null in nulls.items()},
-        "detectable": detectable(
+    return WinRates(
+        win_rate=rate,
+        longer=float((longer_by > 0).mean()) if len(won) else 0.0,
+        matched=matched if isinstance(matched, MatchedRate) else None,
+        unmatched=matched if isinstance(matched, str) else "",
+        people=people,
+        nulls={name: win_rate(of_null, confidence) for name, of_null in nulls.items()},
+        detectable=detectable(
             len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence
         ),
-        "effect": effect_of(len(won), deciding, matched),
-    }
-
-
-def effect_of(judged: int, rate: Interval, matched: MatchedRate | str) -> str:
-    """Return the verdict; length is ruled out if both intervals exclude one half on the same side."""
-    if judged < JUDGED:
-        return "too few to say"
-    if not (side := side_of(rate)):
-        return "no measurable difference"
-    if isinstance(matched, MatchedRate) and side_of(matched.win_rate) == side:
-        return "better" if side > 0 else "worse"
-    return "preferred, perhaps for length" if side > 0 else "rejected, perhaps for length"
-
-
-def side_of(rate: Interval) -> int:
-    """Return 1 for an interval above one half, -1 for one below, 0 for one that contains it."""
-    return int(rate.low > EVEN) - int(rate.high < EVEN)
+        effect=str(judged_word(len(won), deciding, matched)),
+    )
 
 
 def win_rate(won: Array, confidence: float = 0.95) -> Interval:
@@ -168,7 +145,7 @@ def variance_of_mean(outcomes: Array) -> float:
     return max(float(outcomes.var(ddof=1)), 0.25 / len(outcomes)) / len(outcomes)
 
 
-def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
+def people_rate(c: Comparisons, confidence: float) -> PeopleRate | None:
     """Return the win rate by people, who saw a random part of the comparisons that are not alike; None if too few.
     From 50 verdicts on it `decides`: the judge stands in for people on the other prompts, and they correct its mean.
     The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). Comparisons without a
@@ -191,7 +168,7 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     # Alike answers are ties, and their share has a sampling error too.
     rate = rate_of(diluted(by_people, len(distinct), float(distinct.mean()), confidence))
     by = "people and judge" if weight else "people alone"
-    return {"known": n, "decides": n >= TOGETHER, "win_rate": asdict(rate), "by": by}
+    return PeopleRate(n, n >= TOGETHER, rate, by)
 
 
 def corrected_lead(

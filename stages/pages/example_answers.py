@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from stages.evaluation.asked import prompts_of_set
 from stages.evaluation.judged import Comparison
 from stages.evaluation.outcomes import read_answers
+from stages.evaluation.results import Results
 from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
 from stages.store.records import Candidate, Example, content_id, load
@@ -58,14 +59,14 @@ def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
 
 
 def side_by_side(
-    inputs: Mapping[str, Path], results: Mapping[str, Any], count: int
+    inputs: Mapping[str, Path], results: Results, count: int
 ) -> dict[str, list[ShownAnswer]]:
     """Return up to `count` prompts under each heading. Headings are judgements, changes in the checks passed, or
     neither. Within a heading, a hash of the content orders prompts that changed equally."""
-    headings, models = dict[str, list[ShownAnswer]](), results["models"]
-    for against, comparison in results["judged"].items():
+    headings, models = dict[str, list[ShownAnswer]](), results.models
+    for against, comparison in results.judged.items():
         if f"judged_{against}" in inputs:  # otherwise it waits for people, or all answers are alike
-            titles = {against: comparison["title"], "policy": models["policy"]}
+            titles = {against: comparison.opposed.title, "policy": models["policy"]}
             headings |= by_judgement(
                 inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles
             )
@@ -112,14 +113,10 @@ def by_judgement(
     return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in headings}
 
 
-def by_checks(
-    prompts: list[ShownAnswer], results: Mapping[str, Any]
-) -> dict[str, list[ShownAnswer]]:
+def by_checks(prompts: list[ShownAnswer], results: Results) -> dict[str, list[ShownAnswer]]:
     """Group prompts with checks by the policy's change, the most changed first."""
-    role, (before, policy) = (
-        results["before"],
-        [results["models"][role] for role in (results["before"], "policy")],
-    )
+    role = results.before
+    before, policy = results.title_before, results.policy
     changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
     fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
     broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]

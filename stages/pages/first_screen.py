@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
+from stages.evaluation import claims
+from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
-from stages.pages.headline import BY, HALF, JUDGE, Results
+from stages.pages.headline import BY, JUDGE
 from stages.store.manifest import Manifest
-from stages.store.numbers import points
 from stages.store.workspace import clock
 
 # for each group of prompts: its name in a sentence, on a lamp and in the chart
@@ -24,9 +26,9 @@ NEW = ("unseen tasks", "untrained kinds")
 STEPS: dict[str, list[str]] = TEXTS["steps"]
 CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
-# What a labeler says of the policy's answers, beside those of another model
-EFFECTS: dict[str, str] = TEXTS["effects"]
-STATES = ("better", "worse", "no change")
+# the names of differences
+OVER_CONTROL = "policy-control"
+SFT_OVER_BASE = "sft-base"
 MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
 
@@ -65,20 +67,16 @@ class Step(NamedTuple):
     state: str = "done"
 
 
-def effect(delta: Interval) -> str:
-    """Return good, bad or none for a difference."""
-    return delta.word("good", "bad", "none")
-
-
-def difference_lamp(title: str, row: Mapping[str, Any], other: str) -> Lamp:
-    """Return the lamp of a difference of the policy to the `other` model."""
-    delta = Interval(**row)
-    figure = f"{points(delta.mean)} over {other} ({delta.bounds()})"
-    return Lamp(title, effect(delta), delta.word(*STATES), figure)
+def claim_lamp(title: str, claim: Claim, question: str, over: str = "") -> Lamp:
+    """Return the lamp of a claim: its answer to a question, and its figure `over` another model. A note stands alone."""
+    if claim.note:
+        return Lamp(title, claim.state, claim.note, "")
+    figure = f"{claim.figure}, over {over}" if over else claim.figure
+    return Lamp(title, claim.state, claim.says(question), figure)
 
 
 def has_control(results: Results) -> bool:
-    return "control" in results["models"]
+    return "control" in results.models
 
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
@@ -88,30 +86,32 @@ def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
 
 def new_group(results: Results) -> str | None:
     """Return the group of prompts that are like nothing that was trained, if it is not what the verdict is about."""
-    return next((g for g in NEW if g in results["groups"] and g != results["endpoint"]), None)
+    return next((g for g in NEW if g in results.groups and g != results.endpoint), None)
 
 
 def place(results: Results, taught: str) -> list[str]:
     """Return the names of the prompts that the verdict is about: in a sentence, as a title, and of a chart."""
-    if own := results["primary"]["set"]:
-        return [own, own, own]
+    if results.primary and results.primary.set:
+        return [results.primary.set] * 3
     if taught == "nothing here":
         return PLACES["untaught"]
-    return PLACES.get(results["endpoint"], PLACES["other"])
+    return PLACES.get(str(results.endpoint), PLACES["other"])
 
 
 def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str) -> list[Lamp]:
     """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, and what else was asked.
     `run`: the command of this run."""
-    shown, parts, main = list[Lamp](), results["gives_verdict"], results["main_difference"]
-    before = results["models"][results["before"]]
-    if "learnt" in parts:
-        shown += learnt_lamps(results, run)
-    shown += [judged_lamp(results, each) for each in results["judged"].values()]
-    if "checks" in parts:
-        shown.append(difference_lamp(place(results, taught)[1], results["primary"][main], before))
+    shown, parts, main = list[Lamp](), results.gives_verdict, results.main_difference
+    before = results.title_before
+    if "learnt" in parts and results.learnt:
+        shown += learnt_lamps(results.learnt, bool(results.judged), run)
+    shown += [judged_lamp(each) for each in results.judged.values()]
+    if "checks" in parts and results.primary:
+        practised = claims.change(results.primary, main)
+        shown.append(claim_lamp(place(results, taught)[1], practised, "lamp", before))
         if group := new_group(results):
-            shown.append(difference_lamp(PLACES[group][1], results["groups"][group][main], before))
+            on_new = claims.change(results.groups[group], main)
+            shown.append(claim_lamp(PLACES[group][1], on_new, "lamp", before))
         else:
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
     if of_pairs(nodes):
@@ -120,166 +120,153 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
 
 
 def control_lamp(results: Results, run: str) -> Lamp:
-    title = f"{results['models']['policy']} or plain SFT?"
+    title = f"{results.policy} or plain SFT?"
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
-    if "checks" in results["gives_verdict"]:
-        return difference_lamp(title, results["primary"]["policy-control"], CONTROL)
-    shares = results["learnt"].get("ratio", {})
-    if "control" not in shares:
+    if results.primary and "checks" in results.gives_verdict:
+        return claim_lamp(title, claims.change(results.primary, OVER_CONTROL), "lamp", CONTROL)
+    if not results.learnt or "control" not in results.learnt.ratio:
         return Lamp(title, "off", NOT_TESTED, "")
-    delta = Interval(**shares["policy-control"])
-    word = delta.word("more", "less", "no clear difference")
-    figure = f"{shares['policy']['mean']:.0%} of pairs for {shares['control']['mean']:.0%}"
-    return Lamp(title, effect(delta), word, figure)
+    return claim_lamp(title, claims.learnt_over_control(results.learnt), "control_lamp")
 
 
-def learnt_lamps(results: Results, run: str) -> list[Lamp]:
+def learnt_lamps(learnt: Learnt, is_judged: bool, run: str) -> list[Lamp]:
     """Return the lamps of held-out preferences: learnt or not, and whether answers are better."""
-    learnt = results["learnt"]
-    ratio = Interval(**learnt["ratio"]["policy"])
-    above = Interval(ratio.mean - HALF, ratio.low - HALF, ratio.high - HALF)
-    word = learnt["note"] or above.word("learnt", "learnt the opposite", "not clearly learnt")
-    state = "none" if learnt["note"] else effect(above)
-    figure = f"{ratio.mean:.0%} of {learnt['of']} ({ratio.low:.0%} to {ratio.high:.0%})"
-    shown = [Lamp("Your preferences", state, word, figure)]
-    if not results["judged"]:
+    shown = [claim_lamp("Your preferences", claims.learnt(learnt), "learnt_lamp")]
+    if not is_judged:
         shown.append(Lamp("Are answers better?", "off", "nobody was asked", "", f"{run} {JUDGE}"))
     return shown
 
 
-def judged_lamp(results: Results, judged: Mapping[str, Any]) -> Lamp:
-    title = f"Against {judged['title']}, by {BY.get(judged['labeler'], judged['labeler'])}"
-    if "waiting" in judged:
-        return Lamp(title, "off", "waits for people", f"{judged['waiting']:,} comparisons")
-    state = {"better": "good", "worse": "bad"}.get(judged["effect"], "none")
-    return Lamp(title, state, judged["effect"], f"wins {Interval(**judged['win_rate']).share()}")
+def judged_lamp(judged: Judged | Waiting) -> Lamp:
+    opposed = judged.opposed
+    title = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}"
+    if isinstance(judged, Waiting):
+        return Lamp(title, "off", "waits for people", f"{judged.waiting:,} comparisons")
+    claim = claims.judged(judged)
+    return Lamp(title, claim.state, claim.word, claim.figure)
 
 
 def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
-    """Return the weakest true sentence on the run. It names the cause: a method that plain SFT on the same answers
-    equals is not named as one."""
-    parts, policy = results["gives_verdict"], results["models"]["policy"]
-    if "learnt" in parts:
-        return f"{learnt_clause(results, policy)}; {judged_clause(results, policy)}."
+    """Return the weakest true sentences on the run, the largest effect first. They name the cause: a method that plain
+    SFT on the same answers equals is not named as one."""
+    parts, policy = results.gives_verdict, results.policy
+    if results.learnt and "learnt" in parts:
+        return f"{learnt_clause(results.learnt, policy)}; {judged_clause(results)}."
     if "judged" in parts and "checks" not in parts:
-        clause = judged_clause(results, policy)
+        clause = judged_clause(results)
         return f"{clause[:1].upper()}{clause[1:]}."
-    if "checks" not in parts:
-        return str(results["verdict"])
-    clauses = [practised_clause(results, nodes, taught)]
+    if not results.primary or "checks" not in parts:
+        return results.verdict
+    where = place(results, taught)[0]
+    lead = sft_sentence(results, results.primary, where)
+    clauses = [practised_clause(results, results.primary, nodes, where, after_sft=bool(lead))]
     if group := new_group(results):
-        delta = Interval(**results["groups"][group][results["main_difference"]])
-        clauses.append(
-            delta.word(
-                *(f"{word} on {PLACES[group][0]}" for word in ("better", "worse", "nothing more"))
-            )
-        )
-    return f"{'; '.join(clauses)}."
+        on_new = claims.change(results.groups[group], results.main_difference)
+        new = PLACES[group][0]
+        clauses.append(f"{on_new.note}, on {new}" if on_new.note else on_new.says("new", where=new))
+    return f"{lead}{'; '.join(clauses)}."
 
 
-def practised_clause(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
+def sft_sentence(results: Results, primary: Group, where: str) -> str:
+    """Return the sentence on SFT if it changed more than the policy did after it, else ''."""
+    if results.before != "sft" or SFT_OVER_BASE not in primary:
+        return ""
+    sft = claims.change(primary, SFT_OVER_BASE)
+    policy = claims.change(primary, results.main_difference)
+    by_sft, by_policy = (
+        abs(primary[name].mean) for name in (SFT_OVER_BASE, results.main_difference)
+    )
+    if sft.note or sft.is_same or not (policy.is_same or by_sft > by_policy):
+        return ""
+    title = results.models["sft"]
+    rates = f"{primary['base'].mean:.0%} to {primary['sft'].mean:.0%}"
+    return f"{sft.says('practised', model=title, where=where)}: {rates}. "
+
+
+def practised_clause(
+    results: Results, primary: Group, nodes: Mapping[str, Manifest], where: str, after_sft: bool
+) -> str:
     """Return the clause on the prompts of the verdict, with the cause if plain SFT on the same answers was tested."""
-    policy, primary = results["models"]["policy"], results["primary"]
-    where, row = place(results, taught)[0], primary[results["main_difference"]]
-    if primary["note"]:
-        return f"{primary['note'].capitalize()} whether {policy} helped on {where}"
-    helped = effect(Interval(**row))
-    if helped == "none":
-        return f"{policy} made no measurable change on {where}"
-    if helped == "bad":
-        return f"{policy} made it worse on {where}"
-    if not of_pairs(nodes):
-        return f"{policy} helped on {where}"
+    policy = results.policy
+    claim = claims.change(primary, results.main_difference)
+    if claim.note:
+        return f"{claim.note.capitalize()} whether {policy} helped on {where}"
+    if after_sft and claim.is_same:
+        return claim.says("added", model=policy)
+    helped = claim.says("practised", model=policy, where=where)
+    if not claim.is_better or not of_pairs(nodes):
+        return helped
     if not has_control(results):
-        return f"{policy} helped on {where}; whether plain SFT on the chosen answers would have, was not tested"
-    more = effect(Interval(**primary["policy-control"]))
-    if more == "good":
-        return f"{policy} helped on {where}, and more than plain SFT on the chosen answers"
+        return f"{helped}; whether plain SFT on the chosen answers would have, was not tested"
     of_checks = nodes.get("label", {}).get("settings", {}).get("labeler") == "verifier"
     answers = "its own right answers" if of_checks else "the chosen answers"
-    less = f"{policy} no more than plain SFT on them"
-    if more == "bad":
-        less = f"plain SFT on them helped more than {policy}"
-    return f"Training on {answers} helped on {where}; {less}"
+    over_control = claims.change(primary, OVER_CONTROL)
+    return over_control.says("over_control", model=policy, where=where, answers=answers)
 
 
-def learnt_clause(results: Results, policy: str) -> str:
-    learnt = results["learnt"]
-    ratio = Interval(**learnt["ratio"]["policy"])
-    if learnt["note"]:
+def learnt_clause(learnt: Learnt, policy: str) -> str:
+    claim = claims.learnt(learnt)
+    if claim.note:
         return f"Too few held-out rows to say whether {policy} learnt the preferences"
-    if ratio.low > HALF:
-        learnt_them = (
-            f"{policy} learnt these preferences: {ratio.mean:.0%} of {learnt['of']} are in order"
-        )
-        return f"{learnt_them}{beside_control(learnt)}"
-    word = "learnt the opposite of" if ratio.high < HALF else "did not clearly learn"
-    return f"{policy} {word} these preferences"
+    share = f"{learnt.ratio['policy'].mean:.0%} of {learnt.of}"
+    clause = claim.says("learnt_these", model=policy, share=share)
+    if not claim.is_better or "control" not in learnt.ratio:
+        return clause
+    plain = f"plain SFT on the chosen answers puts {learnt.ratio['control'].mean:.0%} in order"
+    return f"{clause} ({plain}, {claims.learnt_over_control(learnt).says('learnt_control')})"
 
 
-def beside_control(learnt: Mapping[str, Any]) -> str:
-    """Return what plain SFT on the chosen answers learnt beside a policy that learnt; '' if it was not trained."""
-    if "control" not in learnt["ratio"]:
-        return ""
-    plain = (
-        f"plain SFT on the chosen answers puts {learnt['ratio']['control']['mean']:.0%} in order"
-    )
-    delta = Interval(**learnt["ratio"]["policy-control"])
-    return f" ({plain}, {delta.word('fewer', 'more', 'which is not measurably different')})"
-
-
-def judged_clause(results: Results, policy: str) -> str:
+def judged_clause(results: Results) -> str:
     """Return the clause on the first comparison of answers."""
-    for judged in results["judged"].values():
-        by = BY.get(judged["labeler"], judged["labeler"])
-        title = judged["title"]
+    for judged in results.judged.values():
+        by = BY.get(judged.opposed.labeler, judged.opposed.labeler)
+        title = judged.opposed.title
         others = title if title == REFERENCES else f"{title}'s"
-        if "waiting" in judged:
-            return f"{judged['waiting']:,} comparisons of answers wait for people"
-        return f"by {by}, {EFFECTS[judged['effect']].format(others=others)}"
+        if isinstance(judged, Waiting):
+            return f"{judged.waiting:,} comparisons of answers wait for people"
+        return f"by {by}, {claims.judged(judged).says('judged_answers', others=others)}"
     return "whether its answers are better, nobody was asked"
 
 
 def rates(results: Results, taught: str) -> list[Rates]:
     """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs in order."""
-    if "checks" not in results["gives_verdict"]:
-        ratio = results["learnt"].get("ratio", {}) if results["learnt"] else {}
-        about = f"held-out pairs in order · {results['learnt']['pairs']}" if ratio else ""
-        return [Rates(about, bars(results, ratio))] if ratio else []
+    if "checks" not in results.gives_verdict:
+        learnt = results.learnt
+        if not learnt:
+            return []
+        return [Rates(f"held-out pairs in order · {learnt.pairs}", bars(results, learnt.ratio))]
     return [
-        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
+        Rates(f"{name} · {row.prompts:,} prompts", bars(results, row.intervals))
         for name, row in rows_by_place(results, taught).items()
     ]
 
 
 def rates_in_any_form(results: Results, taught: str) -> list[Rates]:
     """Return the same chart for answers that contain the reference in any form; empty without references."""
-    rows = {
-        name: row["containing"]
-        for name, row in rows_by_place(results, taught).items()
-        if row["containing"]
-    }
     return [
-        Rates(f"{name} · {row['prompts']:,} prompts", bars(results, row))
-        for name, row in rows.items()
+        Rates(
+            f"{name} · {row.containing.prompts:,} prompts", bars(results, row.containing.intervals)
+        )
+        for name, row in rows_by_place(results, taught).items()
+        if row.containing
     ]
 
 
-def rows_by_place(results: Results, taught: str) -> dict[str, Mapping[str, Any]]:
+def rows_by_place(results: Results, taught: str) -> dict[str, Group]:
     """Return the rates on the prompts of the verdict, and on new ones, by the name of the prompts."""
-    if results["primary"] is None:
+    if results.primary is None:
         return {}
-    rows = {place(results, taught)[2]: results["primary"]}
+    rows = {place(results, taught)[2]: results.primary}
     if group := new_group(results):
-        rows[PLACES[group][2]] = results["groups"][group]
+        rows[PLACES[group][2]] = results.groups[group]
     return rows
 
 
-def bars(results: Results, row: Mapping[str, Any]) -> list[Bar]:
+def bars(results: Results, intervals: Intervals) -> list[Bar]:
     """Return a bar for each model that has a rate."""
-    titles = results["models"].items()
-    return [Bar(role, title, Interval(**row[role])) for role, title in titles if role in row]
+    titles = results.models.items()
+    return [Bar(role, title, intervals[role]) for role, title in titles if role in intervals]
 
 
 def example(answers: Mapping[str, Sequence[ShownAnswer]]) -> ShownAnswer | None:
@@ -340,8 +327,8 @@ def facts(
     processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
     shown = [f"{clock(seconds)} minutes", processor]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
-    if results["mean_tokens"]:
-        shown.append(f"{results['stop_rate']['policy']:.1%} ended")
+    if results.behaviour.mean_tokens:
+        shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
         shown.append(f"{odd}/{count} findings")

@@ -1,18 +1,18 @@
 """The sentences of a report: the scope of its verdict, the conclusion of each section of results, and the next steps.
 Every number comes with the prompts or pairs that it is about."""
 
-from typing import Any
+from collections.abc import Sequence
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
+from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest, command_of
-from stages.store.numbers import points
 
-Results = dict[str, Any]  # of an evaluation
 # For each group of prompts, the noun that counts its tasks and a clause.
 SCOPES: dict[str, tuple[str, str]] = {
     group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()
@@ -24,7 +24,6 @@ BY = {
     "ensemble": "an ensemble",
     "own": "your labeler",
 }
-HALF = 0.5  # the share right by chance
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
 JUDGE = "eval/judged=judge 'eval.judged.endpoints=[{base_url: URL, model: NAME}]'"
@@ -40,55 +39,49 @@ class Headline:
         results: Results,
         seeds: int = 1,
         trained: str = "it",
-        learnt: Any = (),
+        learnt: Sequence[Learnt | None] = (),
         level: str = "95%",
         elsewhere: bool = False,
     ):
-        self.results, self.groups, self.models = results, results["groups"], results["models"]
-        self.policy, self.before = self.models["policy"], self.models[results["before"]]
-        self.main, self.primary = results["main_difference"], results["primary"]
+        self.results, self.groups, self.models = results, results.groups, results.models
+        self.policy, self.before = results.policy, results.title_before
+        self.main, self.primary = results.main_difference, results.primary
         self.seeds, self.runs_learnt, self.level = seeds, learnt, level
         self.trained = self.policy if trained == "it" else trained
         self.elsewhere = elsewhere  # the policy was trained elsewhere
 
     def about(self) -> str:
         """Return the verdict's prompts or pairs, the rates behind it, and its limits."""
-        sentences, parts = list[str](), self.results["gives_verdict"]
+        sentences, limits, parts = list[str](), list[str](), self.results.gives_verdict
         if "learnt" in parts:
             sentences.append(
                 f"Whether {self.policy} was trained on these preferences is not known here."
                 if self.elsewhere
                 else f"What is held out are preferences that {self.policy} was not trained on."
             )
-        if "checks" in parts:
-            before, after = (
-                rate(self.primary[role]) for role in (self.results["before"], "policy")
-            )
-            prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
+        if self.primary and "checks" in parts:
+            before, after = (rate(self.primary[role]) for role in (self.results.before, "policy"))
+            prompts = f"{self.primary.prompts:,} held-out prompts of {self.scope(str(self.results.endpoint))}"
             sentences.append(f"Of {prompts}, {self.before} passes {before}, {self.policy} {after}.")
+            if not self.primary.set and self.primary.tasks < ENOUGH_TASKS:
+                limits.append(f"Fewer than {ENOUGH_TASKS} tasks say nothing about other tasks.")
         sentences.append(f"All intervals have {self.level} confidence.")
         if self.seeds == 1:
             sentences.append("One seed tests these two checkpoints, not the recipe.")
-        if "checks" in parts and not self.primary["set"] and self.primary["tasks"] < ENOUGH_TASKS:
-            sentences.append(f"Fewer than {ENOUGH_TASKS} tasks say nothing about other tasks.")
-        return " ".join(sentences)
+        return " ".join(sentences + limits)
 
     def checks(self) -> str:
         """Return the changes on the primary endpoint and on the other groups; '' without checks."""
         if not self.primary:
             return ""
         draws = (
-            "other tasks like these"
-            if self.primary["tasks_drawn"]
-            else "other prompts of these tasks"
+            "other tasks like these" if self.primary.tasks_drawn else "other prompts of these tasks"
         )
         sentences = [
-            f"On {self.primary['set'] or self.results['endpoint']}: {self.change_clause(self.primary, self.main)}. Only {self.policy} passes "
-            f"{self.primary['gained']:,}, only {self.before} {self.primary['lost']:,}. The intervals cover {draws}."
+            f"On {self.primary.set or self.results.endpoint}: {self.change_clause(self.primary, self.main)}. Only {self.policy} passes "
+            f"{self.primary.gained:,}, only {self.before} {self.primary.lost:,}. The intervals cover {draws}."
         ]
-        names = [
-            name for name in SCOPES if name in self.groups and name != self.results["endpoint"]
-        ]
+        names = [name for name in SCOPES if name in self.groups and name != self.results.endpoint]
         sentences += [
             f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}."
             for name in names
@@ -108,7 +101,7 @@ class Headline:
         return " ".join(sentences)
 
     def outside_sets(self) -> str:
-        endpoint = self.results["endpoint"]
+        endpoint = self.results.endpoint
         names = [n for n in self.groups if n.startswith(OUTSIDE) and n != endpoint]
         return " ".join(
             f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}."
@@ -117,96 +110,89 @@ class Headline:
 
     def learnt(self) -> str:
         """Return how often the policy favours the chosen answer; '' without held-out pairs."""
-        if not (learnt := self.results["learnt"]):
+        learnt = self.results.learnt
+        if not learnt:
             return ""
-        ratio = Interval(**learnt["ratio"]["policy"])
-        word = (
-            "above"
-            if ratio.low > HALF
-            else "below"
-            if ratio.high < HALF
-            else "not clearly different from"
-        )
-        seeds = ", ".join(
-            f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run
-        )
-        share = f"{ratio.share()} of {learnt['of']}"
-        chance = (learnt["note"] or f"{word} the 50% of chance") + (
-            f" (other seeds: {seeds})" if seeds else ""
-        )
+        claim = claims.learnt(learnt)
+        seeds = ", ".join(f"{run.ratio['policy'].mean:.1%}" for run in self.runs_learnt[1:] if run)
+        if claim.note:
+            return f"{claim.note.capitalize()} whether {self.policy} learnt these preferences, on {learnt.of}."
+        share = f"{learnt.ratio['policy'].share()} of {learnt.of}"
+        chance = claim.says("learnt_chance") + (f" (other seeds: {seeds})" if seeds else "")
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
         return f"{finding}. {limit}"
 
-    def comparison(self, judged: dict[str, Any]) -> str:
+    def comparison(self, judged: Judged | Waiting) -> str:
         """Return the judgements of the policy's answers against those of one opponent."""
-        against = f"Against {judged['title']}, by {BY.get(judged['labeler'], judged['labeler'])}: "
-        detectable = f"This number can detect a win rate that is {100 * judged['detectable']:.1f} points from 50%."
-        if "waiting" in judged:
-            return f"{against}{judged['waiting']:,} comparisons wait for people. {detectable}"
-        sentence = f"{self.policy} wins {Interval(**judged['win_rate']).share()} of {judged['judged']:,} comparisons"
-        if judged["people"]:
-            sentence += (
-                f", {Interval(**judged['people']['win_rate']).share()} by {judged['people']['by']}"
-            )
-        if judged["matched"]:
-            sentence += f", {Interval(**judged['matched']['win_rate']).share()} at equal lengths"
-        return f"{against}{judged['effect']}. {sentence}. {detectable}"
+        opposed = judged.opposed
+        against = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}: "
+        if isinstance(judged, Waiting):
+            return f"{against}{judged.waiting:,} comparisons wait for people. {detectable_clause(judged.detectable)}"
+        rates = judged.rates
+        claim = claims.judged(judged)
+        sentence = f"{self.policy} {claim.figure} of {claim.scope}"
+        if rates.people:
+            sentence += f", {rates.people.win_rate.share()} by {rates.people.by}"
+        if rates.matched:
+            sentence += f", {rates.matched.win_rate.share()} at equal lengths"
+        return f"{against}{claim.word}. {sentence}. {detectable_clause(rates.detectable)}"
 
     def behaviour(self) -> str:
         """Return the length and endings of answers, KL, and a loss of likelihood of the reference answers."""
-        sentences, first = [], self.results["before"]
-        if self.results["mean_tokens"]:
-            tokens, ended, looping = (
-                self.results[name] for name in ("mean_tokens", "stop_rate", "loops")
-            )
+        sentences, first = [], self.results.before
+        figures = self.results.behaviour
+        if figures.mean_tokens:
+            tokens, ended, looping = figures.mean_tokens, figures.stop_rate, figures.loops
             sentences.append(
-                f"On {self.results['shown_on']} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
+                f"On {self.results.shown_on} an answer of {self.policy} has {tokens['policy']:.1f} tokens "
                 f"({self.before} {tokens[first]:.1f}); {ended['policy']:.1%} end by themselves ({ended[first]:.1%}), "
                 f"{looping['policy']:.1%} repeat in a loop ({looping[first]:.1%})."
             )
-        if self.results["kl"]:
-            distance = write_number(NUMBER, self.results["kl"]["policy"]["per_token"])
+        if self.results.kl:
+            distance = write_number(NUMBER, self.results.kl["policy"].per_token)
             sentences.append(f"KL from {self.before}: {distance} nats per token.")
-        scored = self.results["references"]
-        if scored and (delta := Interval(**scored[self.main])).high < 0:
+        scored = self.results.references
+        if scored and claims.difference(scored.difference(self.main)).is_worse:
+            delta = scored.difference(self.main)
             sentences.append(
-                f"The reference answers of {scored['prompts']} prompts are less likely under {self.policy} than "
+                f"The reference answers of {scored.prompts} prompts are less likely under {self.policy} than "
                 f"under {self.before}: in nats {delta.per('token')}."
             )
         return " ".join(sentences)
 
     def form(self) -> str:
         """Return the rates with the reference in any form; '' if prompts have no reference."""
-        if not (containing := self.primary["containing"]):
+        if not self.primary or not self.primary.containing:
             return ""
+        containing = self.primary.containing
         shares = ", ".join(
-            f"{title} {containing[role]['mean']:.1%}" for role, title in self.models.items()
+            f"{title} {containing[role].mean:.1%}" for role, title in self.models.items()
         )
-        passed = ", ".join(f"{self.primary[role]['mean']:.1%}" for role in self.models)
+        passed = ", ".join(f"{self.primary[role].mean:.1%}" for role in self.models)
         return f"Answers that contain the reference in any form: {shares}. In the requested form: {passed}."
 
     def scope(self, name: str) -> str:
         if name.startswith(OUTSIDE):
             return name.removeprefix(OUTSIDE)
         what, which = SCOPES[name]
-        return f"{counted(self.groups[name]['tasks'], what)} {which.format(it=self.trained)}"
+        return f"{counted(self.groups[name].tasks, what)} {which.format(it=self.trained)}"
 
-    def change_clause(self, group: dict[str, Any], name: str) -> str:
+    def change_clause(self, group: Row, name: str) -> str:
         """Return a difference as text: `no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`."""
-        delta = Interval(**group[name])
-        none = f"no measurable {'change' if name == self.main else 'difference'}"
-        word = group["note"] or delta.word("better", "worse", none)
-        return (
-            f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
-        )
+        question = "change" if name == self.main else "difference"
+        return claims.change(group, name).with_figure(question)
 
 
-def rate(share: dict[str, float]) -> str:
+def detectable_clause(detectable: float) -> str:
+    return f"This number can detect a win rate that is {100 * detectable:.1f} points from 50%."
+
+
+def rate(share: Interval) -> str:
     """Return a share as text: `31.6%`; none or all with the other bound: `0 (up to 0.9%)`."""
-    if share["mean"] == 0:
-        return f"0 (up to {share['high']:.1%})"
-    return f"all ({share['low']:.1%} or more)" if share["mean"] == 1 else f"{share['mean']:.1%}"
+    if share.mean == 0:
+        return f"0 (up to {share.high:.1%})"
+    return f"all ({share.low:.1%} or more)" if share.mean == 1 else f"{share.mean:.1%}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -225,21 +211,22 @@ def next_steps(
     """Return the most useful steps, the best first. `evaluation`: the manifest of the evaluation, with its command.
     `seeds`: the seeds trained, none without training."""
     run, steps = run_command(evaluation), list[Step]()
-    if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
+    waiting = sum(each.waiting for each in results.judged.values() if isinstance(each, Waiting))
+    if waiting:
         steps.append(
             (f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus")
         )
-    if "learnt" in results["gives_verdict"]:
-        if not results["judged"]:
+    if "learnt" in results.gives_verdict and results.learnt:
+        if not results.judged:
             words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
             steps.append((words, f"{run} {JUDGE}"))
-        if results["learnt"]["note"]:
+        if results.learnt.note:
             key = "pairs" if "pairs" in evaluation["inputs"] else "unpaired"
             words = (
                 f"held-out rows are too few to say. Add rows, or raise {key}.validation_fraction."
             )
-            steps.append((f"{results['learnt']['pairs']} {words}", ""))
-    doubt = why is not None and (not why.helped or bool(results["cautions"]))
+            steps.append((f"{results.learnt.pairs} {words}", ""))
+    doubt = why is not None and (not why.helped or bool(results.cautions))
     for i, finding in enumerate(why.out_of_range if why and doubt else []):
         if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):
             steps.append((f"Perhaps {cause.clause}. Try {cause.advice}.", ""))

@@ -189,7 +189,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         if not running:
             manifest = read_manifest(self.store.folder(self.target))
             metrics = manifest["metrics"] if manifest else {"summary": "Finished."}
-            return str(metrics.get("sentence", metrics["summary"]))
+            return str(metrics["summary"])
         for node in self.nodes:
             if self.states[node.fingerprint] == "running":
                 title = STEPS[self.step_of(node)][0] if self.step_of(node) in STEPS else node.stage

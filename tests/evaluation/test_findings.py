@@ -9,6 +9,8 @@ import pytest
 from stages.evaluation.diagnosis import effects
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Normal, write_number
+from stages.evaluation.results import Behaviour, Results
+from tests.evaluation.made_results import group, results
 
 # Points of DPO's training: two evaluations on held-out pairs, and five steps
 CURVE: list[dict[str, Any]] = [
@@ -29,7 +31,7 @@ RUN = Evidence(
     steps=5,
     trained_pairs=20,
     settings={"loss_type": ["sft", "sigmoid"]},
-    results={},
+    results=results(),
     curve=CURVE,
     pairs=[],
     lengths=[],
@@ -108,30 +110,26 @@ def test_the_main_loss_of_a_mixture_is_replaced() -> None:
     assert effects.replace_main_loss(["sigmoid"], "robust").endswith("[robust]")
 
 
-def results(low: float, high: float, prompts: int = 32) -> dict[str, Any]:
-    return {
-        "gives_verdict": ["checks"],
-        "main_difference": "policy-sft",
-        "primary": {"prompts": prompts, "tasks": 2, "policy-sft": {"low": low, "high": high}},
-        "stop_rate": {"sft": 0.9, "policy": 0.7},
-        "mean_tokens": {"sft": 20.0, "policy": 30.0},
-        "shown_on": "test prompts",
-    }
+def changed(low: float, high: float, **parts: Any) -> Results:
+    """Return results whose main difference has these bounds, on 32 prompts of two tasks."""
+    tested = group({"policy-sft": ((low + high) / 2, low, high)}, prompts=32, tasks=2)
+    shown = Behaviour({"sft": 20.0, "policy": 30.0}, {"sft": 0.9, "policy": 0.7}, {})
+    return results({"test prompts": tested}, behaviour=shown, **parts)
 
 
 def test_few_prompts_are_a_finding_where_no_change_was_measured() -> None:
-    finding = effects.test_prompts(replace(RUN, results=results(-0.1, 0.1)))
+    finding = effects.test_prompts(replace(RUN, results=changed(-0.1, 0.1)))
     assert finding
     assert (finding.value, finding.severity) == (32, FAR)
     assert "±10.0 points" in finding.detail
     for low, high in ((0.01, 0.1), (-0.1, -0.01)):
-        assert effects.test_prompts(replace(RUN, results=results(low, high))) is None
-    judged = results(-0.1, 0.1) | {"gives_verdict": ["judged"]}
+        assert effects.test_prompts(replace(RUN, results=changed(low, high))) is None
+    judged = changed(-0.1, 0.1, gives_verdict=["judged"])
     assert effects.test_prompts(replace(RUN, results=judged)) is None
 
 
 def test_ends_and_lengths_are_compared_with_the_model_before() -> None:
-    run = replace(RUN, results=results(-0.1, 0.1))
+    run = replace(RUN, results=changed(-0.1, 0.1))
     ends = effects.ends(run)
     length = effects.length(run)
     assert ends and length

@@ -18,6 +18,7 @@ from stages.evaluation.learnt import (
     placements,
     read_held_out,
 )
+from stages.evaluation.results import Behaviour, Divergence
 from stages.store.records import Pair, content_id, load, save
 from tests.helpers import Chain, settings
 from tests.rows import work
@@ -52,22 +53,22 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     assert scores == pytest.approx(margins, abs=1e-4)
     figures, measured = learnt_results(cfg, inputs, "sft", out)
     right = np.mean([margin > 0 for margin in margins.values()])
-    assert figures["ratio"]["policy"]["mean"] == np.mean([m.value for m in measured]) == right
-    assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
-    assert figures["of"].endswith("held-out pairs")
-    shares = figures["sum"]
-    assert shares.keys() == figures["per_token"].keys() == {"sft", "policy", "policy-sft"}
-    difference = shares["policy"]["mean"] - shares["sft"]["mean"]
-    assert shares["policy-sft"]["mean"] == pytest.approx(difference)
+    assert figures.ratio["policy"].mean == np.mean([m.value for m in measured]) == right
+    assert (figures.pairs, figures.note) == (len(margins), "too few to say")
+    assert figures.of.endswith("held-out pairs")
+    shares = figures.sum
+    assert shares.keys() == figures.per_token.keys() == {"sft", "policy", "policy-sft"}
+    difference = shares["policy"].mean - shares["sft"].mean
+    assert shares["policy-sft"].mean == pytest.approx(difference)
     assert not out.warnings
     tokens = np.array([[len(ids.chosen_ids), len(ids.rejected_ids)] for ids in rows])
     nats_per_token = (np.abs(after - before) / tokens).mean()
-    assert figures["moved"] == {"policy": pytest.approx(nats_per_token)}
+    assert figures.moved == {"policy": pytest.approx(nats_per_token)}
     assert nats_per_token > 0
-    blind = figures["blind"]
-    assert blind["unexplained"] == blind["wrong"] + blind["silent"] >= blind["gained"]["policy"]
-    assert 0 < blind["training_pairs"] == chain.manifest("pairs")["metrics"]["pairs"] - len(rows)
-    assert (figures["repeats"], figures["others"]) == (0, {})
+    blind = figures.blind
+    assert blind.unexplained == blind.wrong + blind.silent >= blind.gained["policy"]
+    assert 0 < blind.training_pairs == chain.manifest("pairs")["metrics"]["pairs"] - len(rows)
+    assert (figures.repeats, figures.others) == (0, None)
 
 
 @pytest.mark.extended
@@ -84,19 +85,19 @@ def test_pairs_that_repeat_a_training_pair_are_counted_and_the_others_have_their
     whole, measured = learnt_results(cfg, inputs, "sft", work(tmp_path / "whole"))
     inputs["pairs"] = tmp_path
     figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "some"))
-    others = figures["others"]
-    assert figures["repeats"] == len(repeating) > 0
-    assert others["pairs"] == len(held_out) - len(repeating) > 0
+    others = figures.others
+    assert figures.repeats == len(repeating) > 0
+    assert others.pairs == len(held_out) - len(repeating) > 0
     units = {content_id(p.prompt_id, p.chosen, p.rejected) for p in held_out if p.id in repeating}
     gained = [measure.value for measure in measured if measure.unit not in units]
-    assert others["ratio"]["policy"]["mean"] == pytest.approx(np.mean(gained))
-    both = {**figures, "repeats": 0, "others": {}}
+    assert others.ratio["policy"].mean == pytest.approx(np.mean(gained))
+    both = replace(figures, repeats=0, others=None)
     assert both == whole, "the figures of all pairs stay"
     inputs["pairs"] = tmp_path / "all"
     inputs["pairs"].mkdir()
     save(tmp_path / "all" / "pairs.parquet", [replace(p, repeats=True) for p in stored], Pair)
     figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "none"))
-    assert (figures["repeats"], figures["others"]) == (len(held_out), {})
+    assert (figures.repeats, figures.others) == (len(held_out), None)
 
 
 def test_what_the_context_does_not_hold_is_left_out_and_counted(
@@ -114,16 +115,21 @@ def test_what_the_context_does_not_hold_is_left_out_and_counted(
     [warning] = out.warnings
     assert f"{longest} of {len(before)} held-out pairs" in warning
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
-    assert learnt_results(evaluation(), inputs, "sft", work(tmp_path / "none")) == ({}, [])
+    assert learnt_results(evaluation(), inputs, "sft", work(tmp_path / "none")) == (None, [])
 
 
 def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:
-    fine = {"models": TITLES, "before": "sft", "endings": "", "loops": {}, "kl": {}}
-    fine |= {"loops": {"sft": 0.01, "policy": 0.02}, "kl": {"policy": {"per_token": 0.3}}}
-    assert cautions(fine) == ""
-    worse = fine | {"loops": {"sft": 0.01, "policy": 0.06}, "kl": {"policy": {"per_token": 0.94}}}
-    assert "1.0% → 6.0%" in cautions(worse)
-    assert "0.94 nats" in cautions(worse)
+    assert cautions_of(loops=0.02, nats_per_token=0.3) == ""
+    worse = cautions_of(loops=0.06, nats_per_token=0.94)
+    assert "1.0% → 6.0%" in worse
+    assert "0.94 nats" in worse
+
+
+def cautions_of(loops: float, nats_per_token: float) -> str:
+    """Return the clause on a policy with this share of loops, at this distance from SFT."""
+    shown = Behaviour({}, {}, {"sft": 0.01, "policy": loops})
+    kl = {"policy": Divergence(nats_per_token, 10 * nats_per_token, 8)}
+    return cautions(TITLES, "sft", shown, "", kl)
 
 
 def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_covers_it() -> None:

@@ -3,14 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from stages.evaluation.outcomes import Table
+from stages.evaluation.results import Retained, Retention
 from stages.evaluation.retention import (
-    Claim,
     claims,
     mark_holding,
     mean_claim,
@@ -37,8 +36,8 @@ def test_what_is_measured_of_an_answer() -> None:
     assert within_length(prompt("words_between", low=4, high=5), ten) == 0
 
 
-def claim(p: float) -> Claim:
-    return Claim("length", "sft", 0.5, 0.5, 0.05, p, 100, None)
+def claim(p: float) -> Retained:
+    return Retained("length", "sft", 0.5, 0.5, 0.05, p, 100, None)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ PLAIN = [Example(f"p{i}", [], None, "open", "t", "test", group="open_plain") for
 TITLES = {"base": "Base", "policy": "DPO"}
 
 
-def retention_of(base_text: str, policy_text: str, folder: Path) -> dict[str, Any]:
+def retention_of(base_text: str, policy_text: str, folder: Path) -> Retention:
     """Return the results of retention on open requests that each model gives one answer to."""
     answers = {
         role: {e.id: answer(text) for e in PLAIN}
@@ -87,17 +86,19 @@ def retention_of(base_text: str, policy_text: str, folder: Path) -> dict[str, An
     empty = np.zeros((len(PLAIN), len(TITLES)))
     table = Table([*TITLES], PLAIN, empty, empty, empty)
     cfg = replace(settings("recipe=tiny").eval, models=TITLES)
-    return claims(cfg, {}, table, answers, work(folder))[0]
+    retained, _ = claims(cfg, {}, table, answers, work(folder))
+    assert retained
+    return retained
 
 
 def test_claims_hold_where_answers_are_the_same_and_not_where_they_loop(tmp_path: Path) -> None:
     good = "The tides rise twice a day because the moon pulls the water."
     same = retention_of(good, good, tmp_path)
-    assert [c["holds"] for c in same["claims"]] == [True, True]
+    assert [c.holds for c in same.claims] == [True, True]
     looping = retention_of(good, "The sea is wide. " * 9, tmp_path)
-    assert [c["holds"] for c in looping["claims"]] == [False, False]
-    for c in looping["claims"]:
-        assert c["what"] in looping["sentence"]
+    assert [c.holds for c in looping.claims] == [False, False]
+    for c in looping.claims:
+        assert c.what in looping.sentence
 
 
 @pytest.mark.extended

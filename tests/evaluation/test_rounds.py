@@ -39,13 +39,13 @@ def answered(root: Path, right_counts: list[int]) -> dict[str, Path]:
 
 def test_the_best_round_is_named_with_its_lead_over_the_last(inputs: dict[str, Path]) -> None:
     by_round = compare_rounds(inputs, 0.95, set())
-    assert by_round["prompts"] == PROMPTS
-    assert [rate["mean"] for rate in by_round["rates"]] == [right / PROMPTS for right in RIGHT]
+    assert by_round.prompts == PROMPTS
+    assert [rate.mean for rate in by_round.rates] == [right / PROMPTS for right in RIGHT]
     gains = [(right - RIGHT[0]) / PROMPTS for right in RIGHT[1:]]
-    assert [gain["mean"] for gain in by_round["gains"]] == pytest.approx(gains)
-    assert by_round["best"] == 2
-    assert by_round["over_last"]["mean"] == (RIGHT[2] - RIGHT[3]) / PROMPTS
-    assert by_round["over_last"]["low"] > 0
+    assert [gain.mean for gain in by_round.gains] == pytest.approx(gains)
+    assert by_round.best == 2
+    assert by_round.over_last.mean == (RIGHT[2] - RIGHT[3]) / PROMPTS
+    assert by_round.over_last.low > 0
     assert "rounds=2" in sentence(by_round)
 
 
@@ -53,11 +53,11 @@ def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(
     inputs: dict[str, Path],
 ) -> None:
     tied = compare_rounds(inputs | {"round_3": inputs["round_2"]}, 0.95, set())
-    assert tied["best"] == 2, "the first of equal rounds"
+    assert tied.best == 2, "the first of equal rounds"
     assert "may be noise" in sentence(tied)
     del inputs["round_3"]
     rising = compare_rounds(inputs, 0.95, set())
-    assert rising["best"] == 2
+    assert rising.best == 2
     assert "rounds=" not in sentence(rising)
 
 
@@ -65,9 +65,9 @@ def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -
     """Nothing but the first answers is right, and of these only the last one of round 2 was not trained on."""
     trained = {str(i) for i in range(RIGHT[2] - 1)}
     by_round = compare_rounds(inputs, 0.95, trained)
-    assert by_round["prompts"] == PROMPTS - len(trained)
-    assert [rate["mean"] > 0 for rate in by_round["rates"]] == [False, False, True, False]
-    assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) == {}
+    assert by_round.prompts == PROMPTS - len(trained)
+    assert [rate.mean > 0 for rate in by_round.rates] == [False, False, True, False]
+    assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) is None
 
 
 def test_the_same_lead_is_less_certain_for_the_best_of_more_rounds(tmp_path: Path) -> None:
@@ -76,11 +76,12 @@ def test_the_same_lead_is_less_certain_for_the_best_of_more_rounds(tmp_path: Pat
     two = compare_rounds(answered(tmp_path / "two", [sft, best, last]), 0.95, set())
     many = [sft, best, 0, 2, 4, 6, 8, 12, last]
     eight = compare_rounds(answered(tmp_path / "eight", many), 0.95, set())
-    assert two["best"] == eight["best"] == 1
+    assert two.best == eight.best == 1
     for lead in ("over_sft", "over_last"):
-        assert two[lead]["mean"] == eight[lead]["mean"]
-        assert two[lead]["low"] > 0 > eight[lead]["low"], lead
-    assert two["gains"][0] == eight["gains"][0], "one round by itself is corrected for nothing"
+        of_two, of_eight = getattr(two, lead), getattr(eight, lead)
+        assert of_two.mean == of_eight.mean
+        assert of_two.low > 0 > of_eight.low, lead
+    assert two.gains[0] == eight.gains[0], "one round by itself is corrected for nothing"
     assert "may be noise" not in sentence(two)
     assert "may be noise" in sentence(eight)
 
@@ -89,5 +90,5 @@ def test_the_better_of_two_rounds_is_corrected_for_both(tmp_path: Path) -> None:
     """By the largest of both leads, which Bonferroni's correction exceeds because both share the errors of SFT."""
     by_round = compare_rounds(answered(tmp_path, [10, 16, 11]), 0.95, set())
     stricter = compare_rounds(answered(tmp_path / "stricter", [10, 16, 11]), 0.975, set())
-    uncorrected, bonferroni = by_round["gains"][0]["low"], stricter["gains"][0]["low"]
-    assert bonferroni <= by_round["over_sft"]["low"] < uncorrected
+    uncorrected, bonferroni = by_round.gains[0].low, stricter.gains[0].low
+    assert bonferroni <= by_round.over_sft.low < uncorrected

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import pytest
 
 from stages.config.blocks.data import Suites
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
-from stages.evaluation.suite_results import OWN, sentence, suite_results
+from stages.evaluation.suite_results import OWN, SuiteRates, sentence, suite_results
 from stages.store.records import Candidate, Example
 from stages.tasks.suites import generate, read_tables
 from tests.helpers import TINY, settings
@@ -74,7 +73,7 @@ def forgetting(e: Example, form: str) -> str:
 
 
 @cache
-def results_of(policy: Policy) -> dict[str, Any]:
+def results_of(policy: Policy) -> dict[str, SuiteRates]:
     """Return the results of a policy beside a good base and a good SFT."""
     own = {"base": good, "sft": good, "policy": policy}
     answers = {OWN: {role: answers_of(own[role], OWN) for role in own}}
@@ -92,15 +91,15 @@ def answers_of(policy: Policy, form: str) -> dict[str, Candidate]:
     return answers
 
 
-def named(results: dict[str, Any]) -> set[str]:
-    return {name for name, suite in results.items() if suite["fault"]["policy-sft"]["low"] > 0}
+def named(results: dict[str, SuiteRates]) -> set[str]:
+    return {name for name, suite in results.items() if suite.fault["policy-sft"].low > 0}
 
 
 def test_a_good_policy_passes_everything() -> None:
     results = results_of(good)
     assert {*results} == {*SUITES}
     assert not named(results)
-    assert all(suite["score"]["policy"]["mean"] == 1 for suite in results.values())
+    assert all(suite.score["policy"].mean == 1 for suite in results.values())
     assert "neither more nor fewer faults" in sentence(results, TITLES)
 
 
@@ -122,10 +121,10 @@ def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(
 ) -> None:
     results = results_of(policy)
     assert named(results) == {suite}
-    assert results[suite]["score"]["policy-sft"]["high"] < -0.2
-    assert results[suite]["title"] in sentence(results, TITLES)
+    assert results[suite].score["policy-sft"].high < -0.2
+    assert results[suite].title in sentence(results, TITLES)
     for name in {*SUITES} - {suite}:
-        assert results[name]["score"]["policy"]["mean"] == 1
+        assert results[name].score["policy"].mean == 1
 
 
 def forgetting_few(e: Example, form: str) -> str:
@@ -136,16 +135,16 @@ def forgetting_few(e: Example, form: str) -> str:
 
 def test_a_fault_that_one_suite_alone_would_name_may_be_chance_among_six() -> None:
     results = results_of(forgetting_few)
-    fault = results["turns"]["fault"]["policy-sft"]
-    claim = results["turns"]["claims"]["policy-sft"]
+    fault = results["turns"].fault["policy-sft"]
+    claim = results["turns"].claims["policy-sft"]
     assert named(results) == {"turns"}
-    assert fault["mean"] == claim["mean"] > 0
-    assert claim["low"] < 0 < fault["low"]
+    assert fault.mean == claim.mean > 0
+    assert claim.low < 0 < fault.low
     assert "neither more nor fewer faults" in sentence(results, TITLES)
 
 
 def test_other_templates_have_a_line_each_and_a_base_takes_no_part() -> None:
     suite = results_of(knowing_one_template)["templates"]
     for form in FORMS:
-        assert suite["parts"][f"right in {form}"]["policy"]["mean"] == 0
-    assert "base" not in suite["score"]
+        assert suite.parts[f"right in {form}"]["policy"].mean == 0
+    assert "base" not in suite.score

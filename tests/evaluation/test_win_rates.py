@@ -2,21 +2,22 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.evaluation.intervals import Interval
 from stages.evaluation.judged import Comparison
+from stages.evaluation.results import WinRates
 from stages.evaluation.win_rates import (
     Comparisons,
     comparison_results,
     people_rate,
     win_rate,
 )
+from stages.store.typed_json import encode
 from tests.rows import pool
 
 Array = NDArray[np.float64]
@@ -75,7 +76,7 @@ BETTER = Judge("no lean", gain=float(np.log(0.6 / 0.4)))
 
 def verdicts(judge: Judge, tables: int, prompts: int, drift: float) -> Counter[str]:
     rng = np.random.default_rng(0)
-    return Counter(results(judge.table(rng, prompts, drift))["effect"] for _ in range(tables))
+    return Counter(results(judge.table(rng, prompts, drift)).effect for _ in range(tables))
 
 
 def claims(effects: Counter[str]) -> float:
@@ -127,7 +128,7 @@ def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
     return Comparisons(won, np.broadcast_to(longer_by, len(won)), **filled)
 
 
-def results(c: Comparisons) -> dict[str, Any]:
+def results(c: Comparisons) -> WinRates:
     return comparison_results(c, 0.95, 0.9)
 
 
@@ -145,36 +146,36 @@ def test_a_win_rate_of_60_is_found_in_80_of_100_tables() -> None:
 def test_without_overlap_of_lengths_there_is_no_length_controlled_rate() -> None:
     # Both signs are frequent, but no difference of one sign is as large as any of the other sign.
     disjoint = results(table(np.tile([1.0, 0.0], 100), np.tile([90, -3], 100)))
-    assert disjoint["matched"] is None
-    assert disjoint["unmatched"]
+    assert disjoint.matched is None
+    assert disjoint.unmatched
     for shorter, is_matched in ((19, False), (20, True)):
         longer_by = np.repeat([9, -9], [100 - shorter, shorter])
-        assert bool(results(table(np.ones(100), longer_by))["matched"]) == is_matched
+        assert bool(results(table(np.ones(100), longer_by)).matched) == is_matched
 
 
 def test_identical_models_have_a_rate_of_exactly_one_half_and_a_narrow_interval() -> None:
     figures = results(table(np.full(300, 0.5), alike=np.full(300, True)))
-    rate = figures["win_rate"]
-    assert rate["mean"] == figures["matched"]["win_rate"]["mean"] == 0.5
+    rate = figures.win_rate
+    assert rate.mean == figures.matched.win_rate.mean == 0.5
     # A win on one prompt in 300 could have been missed, a win on one in 30 could not.
-    assert 1 / 600 < rate["high"] - 0.5 < 1 / 60
-    assert figures["detectable"] >= rate["high"] - 0.5
-    assert figures["effect"] == "no measurable difference"
+    assert 1 / 600 < rate.high - 0.5 < 1 / 60
+    assert figures.detectable >= rate.high - 0.5
+    assert figures.effect == "no measurable difference"
 
 
 def test_a_preference_that_goes_with_length_is_named_as_such() -> None:
     longer = np.repeat([7, -7], [280, 120])
-    assert results(table(longer > 0, longer))["effect"] == "preferred, perhaps for length"
-    assert results(table(longer < 0, longer))["effect"] == "rejected, perhaps for length"
-    assert results(table(longer > 0, longer))["matched"]["win_rate"]["mean"] == 0.5
+    assert results(table(longer > 0, longer)).effect == "preferred, perhaps for length"
+    assert results(table(longer < 0, longer)).effect == "rejected, perhaps for length"
+    assert results(table(longer > 0, longer)).matched.win_rate.mean == 0.5
 
 
 def test_missing_judgements_are_left_out_and_few_give_no_verdict() -> None:
     figures = results(table(np.repeat([1.0, np.nan], [19, 81])))
-    assert figures["effect"] == "too few to say"
-    assert figures["win_rate"]["mean"] == 1
-    assert results(table(np.ones(20)))["effect"] == "better"
-    json.dumps(results(table(np.full(5, np.nan))), allow_nan=False)
+    assert figures.effect == "too few to say"
+    assert figures.win_rate.mean == 1
+    assert results(table(np.ones(20))).effect == "better"
+    json.dumps(encode(results(table(np.full(5, np.nan)))), allow_nan=False)
 
 
 @pytest.mark.parametrize(("truth", "right", "words"), AUDITS)
@@ -191,7 +192,7 @@ def test_the_interval_by_people_and_judge_holds_the_truth(
         comparisons = audited(rng, truth, right, words)
         estimate = people_rate(comparisons, 0.95)
         assert estimate
-        together = Interval(**estimate["win_rate"])
+        together = estimate.win_rate
         alone = win_rate(comparisons.people[:words])
         inside += together.low <= truth <= together.high
         widths += together.high - together.low
@@ -204,8 +205,8 @@ def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
     comparisons = audited(np.random.default_rng(0), 0.6, (0.8, 0.8), 49)
     estimate = people_rate(comparisons, 0.95)
     assert estimate is not None
-    assert estimate["win_rate"] == asdict(win_rate(comparisons.people[:49]))
-    assert (estimate["known"], estimate["decides"], estimate["by"]) == (49, False, "people alone")
+    assert estimate.win_rate == win_rate(comparisons.people[:49])
+    assert (estimate.known, estimate.decides, estimate.by) == (49, False, "people alone")
     few = np.where(np.arange(800) < 9, comparisons.people, np.nan)
     assert people_rate(replace(comparisons, people=few), 0.95) is None
 
@@ -214,14 +215,14 @@ def test_people_overrule_the_judge() -> None:
     """The judge always prefers the policy; people, on 200 of 800 prompts, the other model."""
     people = np.where(np.arange(800) < 200, np.arange(800) % 4 == 0, np.nan)
     figures = results(table(np.ones(800), people=people))
-    assert figures["people"]["win_rate"]["high"] < 0.5
-    assert figures["effect"] == "rejected, perhaps for length"
+    assert figures.people.win_rate.high < 0.5
+    assert figures.effect == "rejected, perhaps for length"
 
 
 def test_every_comparison_without_a_verdict_has_one_reason() -> None:
     candidates = iter(pool(["a", "b"], ["c", "d"], ["e", "e"], ["f", "g"]).candidates)
     sides = [*zip(candidates, candidates, strict=True)]
     errors = {each.candidate_id: "too long" for each in (*sides[0], *sides[2])}
-    figures = Comparison(sides, {}, {c.candidate_id: 1.0 for c in sides[3]}, errors, {}).figures
-    assert (figures["judged"], figures["ties"]) == (2, 2)
-    assert figures["missing"] == {"too long": 1, "no reason given": 1}
+    figures = Comparison(sides, {}, {c.candidate_id: 1.0 for c in sides[3]}, errors, {}).counts
+    assert (figures.judged, figures.ties) == (2, 2)
+    assert figures.missing == {"too long": 1, "no reason given": 1}

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from stages.evaluation.results import Results
 from stages.pages.first_screen import lamps, sentence
+from tests.evaluation.made_results import Bounds, group, results
 
 NODES: dict[str, Any] = {
     "dpo": {"stage": "dpo"},
@@ -15,30 +17,15 @@ DOWN = (-0.06, -0.09, -0.03)
 SAME = (0.01, -0.02, 0.03)
 
 
-def interval(numbers: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), numbers, strict=True))
-
-
-def results(
-    gain: tuple[float, float, float],
-    new: tuple[float, float, float],
-    over_control: tuple[float, float, float] | None,
-) -> dict[str, Any]:
-    primary = {"policy-sft": interval(gain), "note": "", "set": ""}
+def measured(gain: Bounds, new: Bounds, over_control: Bounds | None) -> Results:
+    """Return results with these changes: on seen tasks, on new ones, and on seen ones over the control."""
     models = {"sft": "SFT", "policy": "DPO"}
+    changes = {"policy-sft": gain}
     if over_control:
-        primary["policy-control"] = interval(over_control)
+        changes["policy-control"] = over_control
         models["control"] = "SFT on chosen"
-    return {
-        "gives_verdict": ["checks"],
-        "judged": {},
-        "models": models,
-        "before": "sft",
-        "main_difference": "policy-sft",
-        "endpoint": "seen tasks",
-        "primary": primary,
-        "groups": {"seen tasks": primary, "unseen tasks": {"policy-sft": interval(new)}},
-    }
+    groups = {"seen tasks": group(changes), "unseen tasks": group({"policy-sft": new})}
+    return results(groups, models)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +42,50 @@ def results(
 def test_no_method_is_named_as_the_cause_that_its_control_equals(
     gains: Any, present: str, absent: str
 ) -> None:
-    text = sentence(results(*gains), NODES, "it")
+    text = sentence(measured(*gains), NODES, "it")
     assert present in text
     assert absent not in text
 
 
 def test_a_lamp_for_each_question_says_what_it_compares_or_how_to_ask() -> None:
-    answered = lamps(results(UP, SAME, DOWN), NODES, "it", "python run.py")
+    answered = lamps(measured(UP, SAME, DOWN), NODES, "it", "python run.py")
     assert [lamp.state for lamp in answered] == ["good", "none", "bad"]
-    assert answered[0].figure.startswith("+6.0 over SFT ")
-    untested = lamps(results(UP, SAME, None), NODES, "it", "python run.py")[-1]
+    assert answered[0].figure.startswith("+6.0 points, +3.0 to +9.0")
+    assert answered[0].figure.endswith("over SFT")
+    untested = lamps(measured(UP, SAME, None), NODES, "it", "python run.py")[-1]
     assert (untested.state, untested.command) == ("off", "python run.py control=true")
-    assert len(lamps(results(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
+    assert len(lamps(measured(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
+
+
+def taught(by_sft: Bounds, by_dpo: Bounds, note: str = "") -> Results:
+    """Return results of an SFT that takes a base from nothing to its own rate, and of DPO after it."""
+    rates: dict[str, Bounds] = {"base": (0.0, 0.0, 0.01), "sft": by_sft, "sft-base": by_sft}
+    return results({"seen tasks": group(rates | {"policy-sft": by_dpo}, note=note)})
+
+
+@pytest.mark.parametrize(
+    ("by_sft", "by_dpo", "first", "then"),
+    [
+        (
+            (0.75, 0.7, 0.8),
+            SAME,
+            "SFT helped on what it practised: 0% to 75%. ",
+            "DPO added nothing",
+        ),
+        ((0.75, 0.7, 0.8), UP, "SFT helped on what it practised: 0% to 75%. ", "DPO helped"),
+        ((-0.3, -0.4, -0.2), SAME, "SFT made it worse on what it practised", "DPO added nothing"),
+        ((0.04, 0.01, 0.07), UP, "DPO helped", ""),
+        (SAME, SAME, "DPO made no measurable change", ""),
+    ],
+)
+def test_the_headline_names_first_what_changed_most(
+    by_sft: Bounds, by_dpo: Bounds, first: str, then: str
+) -> None:
+    text = sentence(taught(by_sft, by_dpo), {}, "it")
+    assert text.startswith(first)
+    assert then in text
+
+
+def test_sft_is_not_named_where_a_note_says_that_nothing_can_be_said() -> None:
+    noted = taught((0.75, 0.7, 0.8), SAME, note="too few tasks to say")
+    assert "SFT" not in sentence(noted, {}, "it")

@@ -5,33 +5,24 @@ from typing import Any
 import pytest
 
 from stages.evaluation.diagnosis.diagnose import Diagnosis
+from stages.evaluation.results import Group, Opposed, Results, Waiting
 from stages.pages.headline import Headline, next_steps
+from tests.evaluation.made_results import Bounds, learnt, results
+from tests.evaluation.made_results import group as made_group
 
 RUN = "python run.py recipe=instructions seed=1"
-DPO = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 
 
-def share(mean: float, low: float = 0.0, high: float = 1.0) -> dict[str, float]:
-    return {"mean": mean, "low": low, "high": high}
+def group(delta: Bounds, more: dict[str, Bounds] | None = None, **fields: Any) -> Group:
+    """Return the rates of a group in which the policy is above SFT by `delta`. `more`: other rates and differences."""
+    rates: dict[str, Bounds] = {"base": (0.011, 0, 1), "sft": (0.316, 0, 1)}
+    rates |= {"policy": (0.316 + delta[0], 0, 1), "sft-base": (0.305, 0, 1), "policy-sft": delta}
+    return made_group(rates | (more or {}), **fields)
 
 
-def group(delta: tuple[float, float, float], **more: Any) -> dict[str, Any]:
-    rates = {"base": share(0.011), "sft": share(0.316), "policy": share(0.316 + delta[0])}
-    figures = {"prompts": 800, "tasks": 28, "gained": 98, "lost": 70, "note": "", "set": ""}
-    differences = {"sft-base": share(0.305), "policy-sft": share(*delta)}
-    return figures | {"containing": {}, "tasks_drawn": False} | rates | differences | more
-
-
-def results(groups: dict[str, Any], models: dict[str, str] = DPO, **more: Any) -> dict[str, Any]:
-    """Build results of an evaluation by checks; the verdict is about the first group. `more`: other results."""
-    endpoint = next(iter(groups), None)
-    empty = {key: {} for key in ("references", "kl", "mean_tokens", "learnt", "judged")}
-    verdict = {"endpoint": endpoint, "primary": groups.get(endpoint), "gives_verdict": ["checks"]}
-    names = {"before": "sft", "main_difference": "policy-sft", "models": models, "cautions": ""}
-    return {"groups": groups} | verdict | names | empty | more
-
-
-def headline(groups: dict[str, Any], seeds: int = 1, trained: str = "it", **more: Any) -> Headline:
+def headline(
+    groups: dict[str, Group], seeds: int = 1, trained: str = "it", **more: Any
+) -> Headline:
     return Headline(results(groups, **more), seeds, trained)
 
 
@@ -53,7 +44,7 @@ def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
 
 
 def test_none_or_all_of_many_stands_with_how_many_could_be() -> None:
-    none = group(HELPED, sft=share(0, 0, 0.0093), policy=share(1, 0.996, 1))
+    none = group(HELPED, {"sft": (0, 0, 0.0093), "policy": (1, 0.996, 1)})
     assert ", SFT passes 0 (up" in headline({"seen tasks": none}).about()
 
 
@@ -65,7 +56,7 @@ def test_a_control_says_what_preferences_gave(
     delta: tuple[float, float, float], words: str
 ) -> None:
     models = {"base": "Base", "sft": "SFT", "control": "Control", "policy": "DPO"}
-    groups = {"seen tasks": group(HELPED, **{"policy-control": share(*delta)})}
+    groups = {"seen tasks": group(HELPED, {"policy-control": delta})}
     assert words in headline(groups, models=models).checks()
 
 
@@ -80,16 +71,14 @@ def test_a_control_says_what_preferences_gave(
 def test_held_out_pairs_never_say_that_it_helped(
     rate: tuple[float, float, float], word: str
 ) -> None:
-    learnt = {"of": "500 held-out pairs", "pairs": 500, "note": ""}
-    learnt["ratio"] = {"policy": share(*rate)}
-    line = headline({}, learnt=learnt, gives_verdict=["learnt"]).learnt()
+    line = headline({}, learnt=learnt({"policy": rate}), gives_verdict=["learnt"]).learnt()
     assert f"in {rate[0]:.1%} ({rate[1]:.1%} to {rate[2]:.1%}) of 500 held-out pairs" in line
     assert word in line
     assert "helped" not in line
 
 
 def commands(
-    figures: dict[str, Any], helped: bool | None = None, seeds: tuple[int, ...] = (1,)
+    figures: Results, helped: bool | None = None, seeds: tuple[int, ...] = (1,)
 ) -> list[str]:
     why = None if helped is None else Diagnosis(helped, "", [], [], [])
     manifest = {"command": f"{RUN} stage=eval", "inputs": {"pairs": {}}}
@@ -98,12 +87,14 @@ def commands(
 
 def test_what_to_do_next_is_a_command_of_this_run() -> None:
     checks = results({"seen tasks": group(HELPED)})
-    learnt = results({}, learnt={"pairs": 26, "note": "too few to say"}, gives_verdict=["learnt"])
-    waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
+    few = learnt({}, pairs=26, note="too few to say")
+    preferences = results({}, learnt=few, gives_verdict=["learnt"])
+    asked = {"sft": Waiting(Opposed("SFT", "human", 31, 0), 31, 0.2)}
+    waiting = results({}, judged=asked, gives_verdict=["checks", "judged"])
     chat = f"{RUN} stage=chat"
     export = f"{RUN} stage=export"
     seeds = f"{RUN} 'seeds=[2,3]'"
     assert commands(checks, True) == [chat, seeds]
     assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == [chat, export]
-    assert commands(learnt, False)[0].startswith(f"{RUN} eval/judged=judge ")
+    assert commands(preferences, False)[0].startswith(f"{RUN} eval/judged=judge ")
     assert commands(waiting, False)[0] == f"{RUN} stage=versus"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stages.commands.export import evaluation_section
+from stages.evaluation.results import read_results
 from tests.helpers import Chain, build, refused
 
 ROWS = 120
@@ -87,5 +88,5 @@ def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Pa
     assert held_out, verdict
     [headline] = re.findall(r"<h1>(.*?)</h1>", (chain.root / "report.html").read_text(), re.DOTALL)
     assert f" of {held_out[1]} held-out {held_out[2]}" in headline
-    results = json.loads((chain.folder("eval", *typed) / "results.json").read_text())
+    results = read_results(chain.folder("eval", *typed))
     assert verdict in evaluation_section(results, 0.95)

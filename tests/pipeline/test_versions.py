@@ -24,7 +24,6 @@ COMMAND = "python -m tests.pipeline.test_versions"
 OF_NO_STAGE = {
     "cli/": "composes settings, which the fingerprints hold",
     "commands/": "reads finished nodes, and builds none",
-    "config/exit_codes.py": "ends a process",
     "config/trainers.py": "refuses settings",
     "evaluation/best_model.py": "of stage=compare",
     "evaluation/noninferiority.py": "of stage=gate",

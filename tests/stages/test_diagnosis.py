@@ -8,6 +8,7 @@ import pytest
 from stages import report
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather_evidence
+from stages.evaluation.results import read_results
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
 from tests.helpers import TINY, Chain, build_node, nodes, settings
@@ -23,7 +24,7 @@ def evidence(chain: Chain, *overrides: str) -> Evidence:
         for role in nodes(chain.root, *overrides)["report"].inputs
     }
     manifests = {role: manifest_of(folder) for role, folder in inputs.items()}
-    results = json.loads((inputs["eval"] / "results.json").read_text())
+    results = read_results(inputs["eval"])
     return gather_evidence(
         inputs, manifests, results, load(inputs["pairs"] / "pairs.parquet", Pair)
     )

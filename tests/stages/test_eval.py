@@ -1,6 +1,7 @@
 """The evaluation cannot flatter: intervals know of families, and the verdict of nothing but the primary endpoint."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,21 @@ import torch
 
 from stages.eval import run
 from stages.evaluation.checked import contains_words
+from stages.evaluation.claims import endings_clause, verdict
 from stages.evaluation.outcomes import (
     Table,
     consistency,
-    endings_clause,
     matched,
     rate_row,
-    verdict,
+    with_intervals,
 )
+from stages.evaluation.results import Consistency, Group
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.store.records import Candidate, Example, load
 from stages.store.splits import draw_order
 from stages.store.store import Store
+from tests.evaluation.made_results import group, results
 from tests.helpers import Chain, build, nodes, settings
 from tests.rows import work
 from tests.stages.coin import tossed, turned
@@ -115,10 +118,10 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
         ),
         settings("recipe=tiny").eval,
     )
-    assert matched_rates["gain"] == 0.5
-    assert matched_rates["gain_from_stopping"] == 0.25
-    assert matched_rates["views"]["both answers end by themselves"]["prompts"] == 3
-    assert matched_rates["views"]["answers of like length"]["policy-sft"]["mean"] == 0
+    assert matched_rates.gain == 0.5
+    assert matched_rates.gain_from_stopping == 0.25
+    assert matched_rates.views["both answers end by themselves"].prompts == 3
+    assert matched_rates.views["answers of like length"]["policy-sft"].mean == 0
 
 
 @pytest.mark.parametrize(
@@ -135,9 +138,10 @@ def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clau
     stopped[:, 2] = np.arange(200) % 20 < 20 * policy
     answers = table(["seen"] * 200, stopped, stopped, stopped)
     cfg = settings("recipe=tiny").eval
-    full = endings_clause(answers, TITLES, cfg)
+    full = endings_clause(with_intervals(answers, answers.stopped, cfg), TITLES, "sft")
     assert clause in full and bool(full) is bool(clause)
-    assert f"tasks{full}." in verdict(rate_row(answers, cfg), TITLES, full)
+    rates = Group(**vars(rate_row(answers, cfg)), containing=None)
+    assert f"tasks{full}." in verdict(results({"seen tasks": rates}, endings=full))
 
 
 def test_an_answer_contains_the_reference_whatever_its_form() -> None:
@@ -149,9 +153,10 @@ def test_an_answer_contains_the_reference_whatever_its_form() -> None:
 def test_requests_are_followed_through_their_phrasings() -> None:
     passed = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 1, 1]]
     rates = consistency(table(["rephrased"] * 4, passed, passed, passed))
-    assert (rates["requests"], rates["phrasings"]) == (2, 2)
-    assert rates["base"] == {"always": 0.5, "sometimes": 0, "never": 0.5, "spread": 0}
-    assert rates["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
+    assert rates
+    assert (rates.requests, rates.phrasings) == (2, 2)
+    assert rates["base"] == Consistency(spread=0, always=0.5, sometimes=0, never=0.5)
+    assert rates["sft"] == Consistency(spread=0.25, always=0.5, sometimes=0.5, never=0)
 
 
 def test_the_evaluation_knows_all_labels_that_a_model_was_trained_on(chain: Chain) -> None:
@@ -188,17 +193,12 @@ def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(
     [(0.01, 0.1, "helped"), (-0.1, -0.01, "hurt"), (-0.02, 0.1, "made no measurable change")],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, word: str) -> None:
-    titles = {"sft": "SFT", "policy": "DPO"}
-    primary = {
-        "policy-sft": {"mean": (low + high) / 2, "low": low, "high": high},
-        "prompts": 900,
-        "tasks": 20,
-        "set": "",
-    }
-    assert verdict(primary, titles).startswith(f"DPO {word}: ")
-    assert "Fewer" not in verdict(primary, titles)
-    assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100}, titles)
-    noted = verdict({**primary, "note": "too few tasks to say"}, titles)
+    primary = group({"policy-sft": ((low + high) / 2, low, high)}, prompts=900, tasks=20)
+    said = verdict(results({"seen tasks": primary}))
+    assert said.startswith(f"DPO {word}: ")
+    assert "Fewer" not in said
+    assert "Fewer than 800 prompts" in verdict(results({"seen": replace(primary, prompts=100)}))
+    noted = verdict(results({"seen": replace(primary, note="too few tasks to say")}))
     assert noted.startswith("Too few tasks") and "helped: " in noted
 
 

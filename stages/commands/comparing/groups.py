@@ -11,6 +11,7 @@ from stages.commands.comparing.measured import MeasuredModel
 from stages.commands.node_settings import settings_text, varying
 from stages.config.errors import shortened
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
+from stages.evaluation.claims import difference
 from stages.evaluation.intervals import Interval
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
@@ -153,7 +154,7 @@ def mark_differences(best_first: list[ComparedSetting], comparison: Comparison) 
         best_sft = sft_models[0]
         for i in choices:
             best_first[i].gain_over_sft = comparison.uncorrected(best_sft, i)
-            best_first[i].mark = comparison.corrected(best_sft, i).word("better", "worse", "")
+            best_first[i].mark = difference(comparison.corrected(best_sft, i)).says("mark")
     for setting in best_first:
         setting.best_at_kl = not any(map(setting.is_beaten_by, best_first))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
+from stages.evaluation.benchmarks import read_rows
 from stages.evaluation.outcomes import (
     OUTSIDE,
     VIEWS,
@@ -20,9 +21,9 @@ from stages.evaluation.outcomes import (
     average_runs,
     speaks_for_other_tasks,
 )
+from stages.evaluation.results import Results, read_results
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
-from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def measured_models(
         except UserError as error:
             log.warning("warning: eval %s is left out: %s", fingerprint, error)
             continue
-        for name in results["models"]:
+        for name in results.models:
             if name not in NOT_COMPARED:
                 row = read_model(oldest_first, manifest, name, results, table)
                 # a model may be the policy here and an arm there
@@ -85,13 +86,14 @@ def read_evaluation(
     folder: Path,
     manifest: Manifest,
     examples_of: Callable[[Key], dict[str, Example]],
-) -> tuple[dict[str, Any], Table]:
+) -> tuple[Results, Table]:
     """Return the results of an evaluation, and all outcomes on the prompts of its endpoint. Raise UserError if its files
     or prompts are damaged or deleted, or if it has no pass rates of SFT."""
     store.verify(folder, weights=False)
-    results = load_json(folder / "results.json", require_keys("models", "primary"))
-    if not results["primary"] or name_of_sft(manifest) not in results["models"]:
-        raise UserError(f"it has no pass rates of SFT: {results['verdict']}")
+    results = read_results(folder)
+    endpoint = results.endpoint
+    if not endpoint or name_of_sft(manifest) not in results.models:
+        raise UserError(f"it has no pass rates of SFT: {results.verdict}")
     examples = dict[str, Example]()
     for role in ("data", "outside"):
         if role in manifest["inputs"]:
@@ -100,7 +102,6 @@ def read_evaluation(
     if any(outcome.prompt_id not in examples for outcome in outcomes):
         raise UserError("its prompts are not in its data")
     table = average_runs([outcomes], examples)
-    endpoint = results["endpoint"]
     if endpoint in VIEWS:
         return results, table.group(*VIEWS[endpoint])
     return results, table.by("task")[endpoint.removeprefix(OUTSIDE)]  # a set of the user's
@@ -116,29 +117,29 @@ def read_examples(store: Store, nodes: Nodes, node: Key) -> dict[str, Example]:
 
 
 def read_model(
-    nodes: Nodes, manifest: Manifest, name: str, results: dict[str, Any], table: Table
+    nodes: Nodes, manifest: Manifest, name: str, results: Results, table: Table
 ) -> MeasuredModel:
     """Return a model of an evaluation with its figures."""
     answers = input_key(manifest, f"answer_{name}")
     ancestors = lineage(nodes, answers, input_key(manifest, name))
     checks = [(e.id, *map(vars, e.checks)) for e in table.prompts]
-    prompts = content_id(results["shown_on"], checks)
+    prompts = content_id(results.shown_on, checks)
     role = "sft"
     kl = 0.0
     if name != name_of_sft(manifest):
         role = name
-        kl = max(kl, results["kl"][name]["per_token"])  # an estimate may be below 0
-    caveat = results["primary"].get("note", "")
-    if caveat:
-        caveat = f" {caveat.capitalize()}."
+        kl = max(kl, results.kl[name].per_token)  # an estimate may be below 0
+    caveat = ""
+    if results.primary and results.primary.note:
+        caveat = f" {results.primary.note.capitalize()}."
     benchmarks = dict[str, float]()
-    for row in results.get("benchmarks", []):
-        benchmarks[f"{row['task']} {row['metric']} ({row['prompts']})"] = row[name]["mean"]
+    for row in read_rows(results):
+        benchmarks[f"{row.task} {row.metric} ({row.prompts})"] = row[name].mean
     return MeasuredModel(
         role=role,
-        title=str(results["models"][name]),
+        title=results.models[name],
         fingerprint=manifest["fingerprint"],
-        prompts=(split_of(nodes, manifest), results["endpoint"], prompts),
+        prompts=(split_of(nodes, manifest), str(results.endpoint), prompts),
         tasks=[e.task for e in table.prompts],
         tasks_drawn=speaks_for_other_tasks(table.prompts),
         caveat=caveat,
@@ -146,8 +147,8 @@ def read_model(
         passed=table.passed[:, table.roles.index(name)],
         figures={
             "kl": kl,
-            "mean_tokens": results["mean_tokens"][name],
-            "stop_rate": results["stop_rate"][name],
+            "mean_tokens": results.behaviour.mean_tokens[name],
+            "stop_rate": results.behaviour.stop_rate[name],
         },
         benchmarks=benchmarks,
     )

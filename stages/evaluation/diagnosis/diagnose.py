@@ -6,12 +6,14 @@ findings equally far out of range the earlier one comes first, because it may ha
 from collections import Counter
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from stages.config.choices import SIMPO, Strategy
+from stages.evaluation import claims
+from stages.evaluation.claims import Word
 from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION, replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding, Measure, Normal, write_number
+from stages.evaluation.results import Results, Waiting
 from stages.store.numbers import signed
 from stages.store.text_units import transcript
 from stages.store.truncation import MOST
@@ -31,12 +33,12 @@ ADAPTERS = 10
 
 def sft_gain(run: Evidence) -> Finding | None:
     """None if SFT was not trained here, or if the verdict is not by checks and so may concern other prompts."""
-    if not run.sft_trained or "checks" not in run.results["gives_verdict"]:
+    if not run.sft_trained or "checks" not in run.results.gives_verdict or not run.results.primary:
         return None
-    gain = run.results["primary"]["sft-base"]
-    noise = 50 * (gain["high"] - gain["low"])  # a fall within its interval may be chance
+    gain = run.results.primary["sft-base"]
+    noise = 50 * (gain.high - gain.low)  # a fall within its interval may be chance
     return Finding.of(
-        "sft_gain", 100 * gain["mean"], normal=Normal(low=-noise, floor=-max(noise, LOST))
+        "sft_gain", 100 * gain.mean, normal=Normal(low=-noise, floor=-max(noise, LOST))
     )
 
 
@@ -176,7 +178,6 @@ CAUSES: list[Measure] = [
 ]
 
 
-TOO_FEW = "too few to say"  # the effect when judgements are too few
 IN_RANGE = "nothing that was measured is out of its normal range"
 # By the verdict's first part: the words for a good result, and what to add to detect a smaller change.
 PARTS = {
@@ -210,7 +211,7 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     # an effect may suggest the opposite of its cause's advice
     explained = any(f.severity == FAR for f in causes)
     consequences = [f for f in out_of_range if explained and f in effects]
-    part = run.results["gives_verdict"][0]
+    part = run.results.gives_verdict[0]
     good, detectable = outcome_of(run.results, part)
     text = sentence(part, good, detectable, out_of_range, title)
     return Diagnosis(
@@ -218,25 +219,24 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     )
 
 
-def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float | None]:
+def outcome_of(results: Results, part: str) -> tuple[bool | None, float | None]:
     """Return whether a part of the verdict is good (None: unknown), and the detectable points if nothing changed."""
     if part == "judged":
-        comparison = next(iter(results["judged"].values()))
-        effect = comparison.get("effect", TOO_FEW)  # absent until people have answered
-        detectable = (
-            100 * comparison["detectable"] if effect == "no measurable difference" else None
-        )
-        return None if effect == TOO_FEW else effect == "better", detectable
-    if part == "learnt":
-        if results["learnt"]["note"]:
+        comparison = next(iter(results.judged.values()))
+        if isinstance(comparison, Waiting) or claims.judged(comparison).word is Word.too_few:
             return None, None
-        interval, no_change = results["learnt"]["ratio"]["policy"], 0.5
-    elif results["primary"].get("note"):
-        return None, None
+        claim = claims.judged(comparison)
+        return claim.is_better, 100 * comparison.rates.detectable if claim.is_same else None
+    if part == "learnt" and results.learnt:
+        claim, interval = claims.learnt(results.learnt), results.learnt.ratio["policy"]
+    elif results.primary:
+        main = results.main_difference
+        claim, interval = claims.change(results.primary, main), results.primary[main]
     else:
-        interval, no_change = results["primary"][results["main_difference"]], 0.0
-    low, high = interval["low"] - no_change, interval["high"] - no_change
-    return low > 0, 50 * (high - low) if low <= 0 <= high else None
+        return None, None
+    if claim.note:
+        return None, None
+    return claim.is_better, 50 * (interval.high - interval.low) if claim.is_same else None
 
 
 def sentence(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import TEXTS, Finding, Measure, Normal
 from stages.evaluation.outcomes import ENOUGH_PAIRS, ENOUGH_PROMPTS
@@ -61,12 +62,12 @@ def risen(run: Evidence) -> Finding | None:
 
 
 def reach(run: Evidence) -> Finding | None:
-    if not (kl := run.results["kl"].get("policy")):
+    if not (kl := run.results.kl.get("policy")):
         return None
     return Finding.of(
         "reach",
-        kl["per_token"],
-        f"on {kl['answers']} of its answers",
+        kl.per_token,
+        f"on {kl.answers} of its answers",
         Normal(0.01, FAR_KL, 0.001, 2.0),
     )
 
@@ -91,46 +92,48 @@ def displaced(run: Evidence) -> Finding | None:
 
 
 def ends(run: Evidence) -> Finding | None:
-    if not (rates := run.results["stop_rate"]):
+    if not (rates := run.results.behaviour.stop_rate):
         return None
     sampling = (
         "pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens, "
         * run.drawn
     )
-    detail = f"{rates['sft']:.1%} → {rates['policy']:.1%}, on {run.results['shown_on']}"
+    detail = f"{rates['sft']:.1%} → {rates['policy']:.1%}, on {run.results.shown_on}"
     return Finding.of("ends", 100 * (rates["policy"] - rates["sft"]), detail, sampling=sampling)
 
 
 def length(run: Evidence) -> Finding | None:
-    if not (tokens := run.results["mean_tokens"]):
+    if not (tokens := run.results.behaviour.mean_tokens):
         return None
-    detail = f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens, on {run.results['shown_on']}"
+    detail = f"{tokens['sft']:.1f} → {tokens['policy']:.1f} tokens, on {run.results.shown_on}"
     return Finding.of("length", tokens["policy"] / max(1.0, tokens["sft"]), detail)
 
 
 def test_prompts(run: Evidence) -> Finding | None:
-    if "checks" not in run.results["gives_verdict"]:
+    primary = run.results.primary
+    if "checks" not in run.results.gives_verdict or not primary:
         return None
-    primary = run.results["primary"]
-    low, high = (primary[run.results["main_difference"]][bound] for bound in ("low", "high"))
-    if low > 0 or high < 0:  # there were enough prompts to detect the change
+    delta = primary[run.results.main_difference]
+    if not claims.difference(delta).is_same:  # there were enough prompts to detect the change
         return None
-    detail = f"of {primary['tasks']} tasks: ±{50 * (high - low):.1f} points"
+    detail = f"of {primary.tasks} tasks: ±{50 * (delta.high - delta.low):.1f} points"
     return Finding.of(
-        "test_prompts", primary["prompts"], detail, Normal(low=ENOUGH_PROMPTS, floor=100)
+        "test_prompts", primary.prompts, detail, Normal(low=ENOUGH_PROMPTS, floor=100)
     )
 
 
 def held_out_pairs(run: Evidence) -> Finding | None:
-    if "learnt" not in run.results["gives_verdict"]:
+    learnt = run.results.learnt
+    if "learnt" not in run.results.gives_verdict or not learnt:
         return None
-    learnt, ratio = run.results["learnt"], run.results["learnt"]["ratio"]["policy"]
-    if not learnt["note"] and not ratio["low"] <= 0.5 <= ratio["high"]:
+    ratio = learnt.ratio["policy"]
+    claim = claims.learnt(learnt)
+    if not claim.note and not claim.is_same:
         return None
     words = {"enough": ENOUGH_PAIRS, "more_prompts": run.more_prompts}
-    detail = f"of {learnt['prompts']} prompts: ±{50 * (ratio['high'] - ratio['low']):.1f} points"
+    detail = f"of {learnt.prompts} prompts: ±{50 * (ratio.high - ratio.low):.1f} points"
     normal = Normal(low=ENOUGH_PAIRS, floor=ENOUGH_HELD_OUT)
-    return Finding.of("held_out_pairs", learnt["pairs"], detail, normal, **words)
+    return Finding.of("held_out_pairs", learnt.pairs, detail, normal, **words)
 
 
 def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:

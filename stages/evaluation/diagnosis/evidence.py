@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from stages.evaluation.checked import GENERATED
+from stages.evaluation.results import Results
 from stages.store.manifest import Manifest
 from stages.store.records import FILE_SAMPLERS, Candidate, Example, Pair, Records, load, open_table
 from stages.store.sealed_json import load_json
@@ -31,7 +32,7 @@ class Evidence:
     steps: int
     trained_pairs: int
     settings: dict[str, Any]
-    results: dict[str, Any]
+    results: Results
     curve: list[dict[str, Any]]
     pairs: list[Pair]
     lengths: list[tuple[int, int]]
@@ -63,7 +64,7 @@ class Evidence:
 
 
 def gather_evidence(
-    inputs: dict[str, Path], nodes: dict[str, Manifest], results: dict[str, Any], pairs: list[Pair]
+    inputs: dict[str, Path], nodes: dict[str, Manifest], results: Results, pairs: list[Pair]
 ) -> Evidence:
     """Gather the evidence from a report's inputs by role. `pairs`: the pairs of its last round."""
     policy = nodes["eval"]["inputs"]["policy"]["stage"]

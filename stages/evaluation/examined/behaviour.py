@@ -3,6 +3,7 @@
 import math
 from statistics import fmean, median
 
+from stages.evaluation import claims
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.examined.sides import Examined
 from stages.store.text_units import transcript
@@ -10,18 +11,17 @@ from stages.store.text_units import transcript
 SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
 OFTEN = 0.3  # as of one that was
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
-CHANCE = 0.5
 FEWEST = 12  # pairs for ends by length
 
 
 def labels_reversed(found: Examined) -> str:
-    learnt = found.results["learnt"]
-    if not found.from_chat or not learnt or learnt["note"]:
+    learnt = found.results.learnt
+    if not found.from_chat or not learnt:
         return ""
-    ratio = learnt["ratio"]["policy"]
-    if ratio["high"] >= CHANCE:
+    claim = claims.learnt(learnt)
+    if not claim.is_worse:
         return ""
-    return f"it learnt the opposite of the preferences: it favours the better answer in {ratio['mean']:.0%} of {learnt['of']}"
+    return f"{claim.says('learnt', model='it')}: it favours the better answer in {learnt.ratio['policy'].mean:.0%} of {learnt.of}"
 
 
 def end_not_learnt(found: Examined) -> str:
@@ -48,16 +48,14 @@ def long_answers_cut(found: Examined) -> str:
 
 
 def loops(found: Examined) -> str:
-    shares, before = found.results["loops"], found.results["before"]
+    shares, before = found.results.behaviour.loops, found.results.before
     if not shares or shares["policy"] - shares[before] <= MORE_LOOPS:
         return ""
     return f"it repeats itself in a loop in {shares['policy']:.0%} of answers ({found.before.title}: {shares[before]:.0%})"
 
 
 def far(found: Examined) -> str:
-    nats = found.results["kl"].get("policy", {}).get("per_token", 0.0)
-    if nats <= FAR_KL or not found.from_chat:
+    distance = found.results.kl.get("policy")
+    if distance is None or distance.per_token <= FAR_KL or not found.from_chat:
         return ""
-    return (
-        f"it is {nats:.2g} nats per token from {found.before.title}: the learning rate was too high"
-    )
+    return f"it is {distance.per_token:.2g} nats per token from {found.before.title}: the learning rate was too high"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.evaluation.results import Results
 from stages.models.contract import Contract, generation_stops, load_contract
 from stages.models.loading import count_embedding_rows, load_tokenizer
 from stages.models.rendering import GOLDEN
@@ -69,7 +69,7 @@ class Examined:
     after: Side
     pairs: list[Pair]
     adapter: Path | None
-    results: dict[str, Any]
+    results: Results
     ends: list[float]
 
     @property

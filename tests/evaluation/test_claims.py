@@ -1,0 +1,218 @@
+"""An interval becomes a word in one place, the note wins, and nothing says more of an effect than its claim."""
+
+import ast
+import html
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import report
+from stages.commands.export import evaluation_section
+from stages.config.installation import ROOT
+from stages.evaluation import claims
+from stages.evaluation.claims import ANSWERS, Claim, Word
+from stages.evaluation.intervals import Interval
+from stages.evaluation.results import (
+    FILE,
+    Judged,
+    Opposed,
+    Results,
+    WinRates,
+    read_results,
+    write_results,
+)
+from tests.evaluation.made_results import Bounds, group, learnt, results
+from tests.helpers import Chain, nodes, settings
+from tests.rows import work
+
+EVALUATION = ROOT / "stages" / "evaluation"
+# Estimators, which make intervals and test them, and the claims. Ranges of findings are no intervals of effects.
+MAY_COMPARE = {
+    EVALUATION / "claims.py",
+    EVALUATION / "noninferiority.py",
+    EVALUATION / "diagnosis" / "finding.py",
+}
+EFFECTS: dict[str, Bounds] = {
+    "better": (0.3, 0.2, 0.4),
+    "worse": (-0.3, -0.4, -0.2),
+    "same": (0.0, -0.1, 0.1),
+    "noted": (0.3, 0.2, 0.4),
+}
+NOTE = "too few tasks to say"
+# The words that say each effect. A count of 0 says none, and "the better answer" is the chosen one of a pair.
+WORDS = {
+    "better": re.compile(
+        r"\b(better(?! (answers?|on 0))|helped|passes more|added more|more than chance|above the 50%|"
+        r"learnt (?!the opposite))\b",
+        re.IGNORECASE,
+    ),
+    "worse": re.compile(
+        r"\b(worse(?! on 0)|hurt|passes less|took some|below the 50%|the opposite|less likely)\b",
+        re.IGNORECASE,
+    ),
+    "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
+    "noted": re.compile(r"\btoo few (tasks|held-out|judgements|times|to say)\b", re.IGNORECASE),
+}
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_the_note_of_a_claim_is_its_whole_answer_to_each_question(question: str) -> None:
+    assert {*ANSWERS[question]} <= {word.name for word in Word}
+    for word in ANSWERS[question]:
+        claim = Claim(Word[word], "+30.0 points, +20.0 to +40.0", "8 prompts", NOTE)
+        assert claim.says(question) == claim.with_figure(question) == NOTE
+        assert claim.state == "none"
+        assert not (claim.is_better or claim.is_worse or claim.is_same)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "word"), [((0.2, 0.0, 0.4), "same"), ((0.2, 1e-9, 0.4), "better")]
+)
+def test_a_bound_on_the_neutral_value_is_no_effect(bounds: Bounds, word: str) -> None:
+    assert claims.difference(Interval(*bounds)).word.name == word
+    moved = Interval(*(0.5 + bound for bound in bounds))
+    assert claims.word_of(moved, claims.HALF).name == word
+
+
+def test_too_few_judgements_or_lengths_that_differ_say_less_than_better() -> None:
+    won = Interval(0.8, 0.7, 0.9)
+    assert claims.judged_word(claims.ENOUGH_JUDGED - 1, won, "no rate") is Word.too_few
+    assert claims.judged_word(claims.ENOUGH_JUDGED, won, "no rate") is Word.preferred
+    lost = Interval(0.2, 0.1, 0.3)
+    assert claims.judged_word(claims.ENOUGH_JUDGED, lost, "no rate") is Word.rejected
+
+
+def compared_bounds(path: Path) -> list[int]:
+    """Return the lines of a file that compare a bound of an interval with something."""
+    source = path.read_text()
+    if not re.search(r"\b(low|high)\b", source):
+        return []
+    lines = list[int]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                is_bound = isinstance(side, ast.Attribute) and side.attr in ("low", "high")
+                is_key = (
+                    isinstance(side, ast.Subscript)
+                    and isinstance(side.slice, ast.Constant)
+                    and side.slice.value in ("low", "high")
+                )
+                if is_bound or is_key:
+                    lines.append(node.lineno)
+    return lines
+
+
+def test_only_estimators_and_claims_compare_a_bound_of_an_interval() -> None:
+    rooms = [EVALUATION, ROOT / "stages" / "pages", ROOT / "stages" / "commands"]
+    files = {path for room in rooms for path in room.rglob("*.py")}
+    files |= {*(ROOT / "stages").glob("*.py")}
+    astray = {path.name: compared_bounds(path) for path in files - MAY_COMPARE}
+    assert not {name: lines for name, lines in astray.items() if lines}
+    assert all(compared_bounds(path) for path in MAY_COMPARE)
+
+
+def planted_row(row: Any, effect: str) -> Any:
+    """Return rates whose differences all have one effect."""
+    intervals = {
+        name: Interval(*EFFECTS[effect]) if "-" in name else each
+        for name, each in row.intervals.items()
+    }
+    return replace(row, intervals=intervals, note=NOTE if effect == "noted" else "")
+
+
+def planted_learnt(effect: str) -> Any:
+    mean, low, high = EFFECTS[effect]
+    note = "too few to say" if effect == "noted" else ""
+    return learnt({"policy": (0.5 + mean, 0.5 + low, 0.5 + high)}, note=note)
+
+
+def planted_comparison(effect: str) -> Judged:
+    mean, low, high = EFFECTS[effect]
+    won = Interval(0.5 + mean, 0.5 + low, 0.5 + high)
+    word = Word.too_few if effect == "noted" else Word[effect]
+    rates = WinRates(won, 0.5, None, "no rate", None, {}, 0.1, str(word))
+    counts: dict[str, Any] = {"missing": {}, "ties": 0, "flips": None}
+    tokens = {"policy": 9.0, "other": 9.0}
+    return Judged(Opposed("SFT", "judge", 90, 0), 90, tokens=tokens, rates=rates, **counts)
+
+
+def planted(stored: Results, effect: str, part: str) -> Results:
+    """Return stored results in which all has one effect, with a verdict from one part."""
+    groups = {name: planted_row(row, effect) for name, row in stored.groups.items()}
+    of_kinds = {
+        field: {
+            side: {name: planted_row(row, effect) for name, row in rows.items()}
+            for side, rows in vars(stored)[field].items()
+        }
+        for field in ("kinds", "tasks")
+    }
+    changed = replace(
+        stored,
+        groups=groups,
+        primary=groups[str(stored.endpoint)],
+        learnt=planted_learnt(effect),
+        judged={"sft": planted_comparison(effect)} if part == "judged" else {},
+        gives_verdict=[part],
+        references=None,
+        **of_kinds,
+    )
+    return replace(changed, verdict=claims.verdict(changed))
+
+
+def texts_about(chain: Chain, folder: Path, effect: str, part: str) -> set[str]:
+    """Return the sentences of the report, its last line and the card on results with one effect."""
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    changed = planted(read_results(inputs["eval"]), effect, part)
+    shutil.copytree(inputs["eval"], folder / "eval")
+    write_results(folder / "eval" / FILE, changed)
+    metrics = report.run(
+        settings("recipe=tiny").report, inputs | {"eval": folder / "eval"}, work(folder)
+    )
+    page = (folder / "report.html").read_text()
+    pieces = [html.unescape(text) for text in re.split(r"<[^>]*>", page)]
+    pieces += [metrics["summary"], *evaluation_section(changed, 0.95).splitlines()]
+    sentences = set[str]()
+    for piece in pieces:
+        sentences.update(part.strip() for part in re.split(r"(?<=[.;:,])\s", piece))
+    return sentences
+
+
+def names(effect: str, text: str) -> bool:
+    """Return whether a sentence says an effect. "Whether it helped" says none."""
+    return bool(WORDS[effect].search(text.partition("whether")[0]))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("part", ["checks", "learnt", "judged"])
+def test_no_page_card_or_last_line_says_an_effect_that_no_claim_made(
+    part: str, chain: Chain, tmp_path: Path
+) -> None:
+    texts = {effect: texts_about(chain, tmp_path / effect, effect, part) for effect in EFFECTS}
+    prose = texts["better"] & texts["worse"] & texts["same"]
+    for effect, sentences in texts.items():
+        about_it = sentences - prose
+        assert any(names(effect, text) for text in about_it), effect
+        for other in WORDS.keys() - {effect}:
+            unclaimed = [text for text in about_it if names(other, text)]
+            assert not unclaimed, f"{effect}: {unclaimed}"
+
+
+def test_a_note_is_the_same_in_verdict_lamp_and_section() -> None:
+    from stages.pages.first_screen import lamps, sentence
+    from stages.pages.headline import Headline
+
+    changes: dict[str, Bounds] = {"policy-sft": EFFECTS["better"]}
+    groups = {
+        "seen tasks": group(changes),
+        "unseen tasks": group(changes, tasks=1, note=NOTE),
+    }
+    few = results(groups)
+    node: dict[str, Any] = {"dpo": {"stage": "dpo"}}
+    assert NOTE in sentence(few, node, "it")
+    [lamp] = [lamp for lamp in lamps(few, node, "it", "") if lamp.title == "New tasks"]
+    assert (lamp.word, lamp.state, lamp.figure) == (NOTE, "none", "")
+    assert f"out of training: {NOTE}." in Headline(few).checks()
