@@ -32,7 +32,7 @@ from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
@@ -41,6 +41,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import compose, main, recipes, unread
@@ -257,6 +258,7 @@ def few_compositions() -> Iterator[None]:
     with (
         mock.patch.object(Hydra, "get_mode", quick_mode),
         mock.patch.object(ConfigStore, "__deepcopy__", uncopied, create=True),
+        mock.patch.object(ConfigRepository, "load_config", read_once),
         mock.patch.object(config_loader_impl, "create_defaults_list", defaults_once),
         mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", composed_once),
     ):
@@ -264,7 +266,9 @@ def few_compositions() -> Iterator[None]:
 
 
 mode_of = Hydra.get_mode
+read_config = ConfigRepository.load_config
 compose_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
+configs_by_path = dict[tuple[str, ...], bytes]()
 defaults_by_choices = dict[tuple[Any, ...], DefaultsList]()
 compositions_by_defaults = dict[tuple[Any, ...], bytes]()
 
@@ -278,6 +282,16 @@ def quick_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> A
 
 def uncopied(store: ConfigStore, _: dict[int, Any]) -> ConfigStore:
     return store
+
+
+def read_once(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """Return the content of a file or a class. Recipes are registered anew for each command."""
+    if config_path.startswith("recipe/"):
+        return read_config(repo, config_path)
+    key = (*folders_of(repo), config_path)
+    if key not in configs_by_path:
+        configs_by_path[key] = pickle.dumps(read_config(repo, config_path))
+    return pickle.loads(configs_by_path[key])
 
 
 def defaults_once(
@@ -306,11 +320,14 @@ def composed_once(
     return pickle.loads(compositions_by_defaults[key])
 
 
-def sources_of(repo: IConfigRepository) -> Iterator[Any]:
-    """Yield where Hydra looks for files, and the recipes that are registered."""
-    for source in repo.get_sources():
-        yield source.full_path()
-    yield pickle.dumps(ConfigStore.instance().repo["recipe"])
+def sources_of(repo: IConfigRepository) -> tuple[Any, ...]:
+    """Return what a composition is made of: folders, and the recipes that are registered."""
+    recipes = pickle.dumps(ConfigStore.instance().repo["recipe"])
+    return (*folders_of(repo), recipes)
+
+
+def folders_of(repo: IConfigRepository) -> list[str]:
+    return [source.full_path() for source in repo.get_sources()]
 
 
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
