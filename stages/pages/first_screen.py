@@ -9,6 +9,7 @@ from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
+from stages.pages.control_name import CONTROL
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
 from stages.pages.headline import BY, HALF, JUDGE, Results
@@ -22,7 +23,6 @@ PLACES: dict[str, list[str]] = TEXTS["places"]
 NEW = ("unseen tasks", "untrained kinds")
 # for each stage of the chain: its title, and the metric that is shown with its unit
 STEPS: dict[str, list[str]] = TEXTS["steps"]
-CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
 # What a labeler says of the policy's answers, beside those of another model
 EFFECTS: dict[str, str] = TEXTS["effects"]
@@ -344,7 +344,7 @@ def facts(
         shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd}/{count} findings")
+        shown.append(f"{odd} of {count} quantities out of the normal range")
     return shown
 
 

@@ -20,6 +20,7 @@ from stages.evaluation.outcomes import (
     average_runs,
     speaks_for_other_tasks,
 )
+from stages.pages.control_name import name_control
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
 from stages.store.sealed_json import load_json, require_keys
@@ -89,7 +90,8 @@ def read_evaluation(
     """Return the results of an evaluation, and all outcomes on the prompts of its endpoint. Raise UserError if its files
     or prompts are damaged or deleted, or if it has no pass rates of SFT."""
     store.verify(folder, weights=False)
-    results = load_json(folder / "results.json", require_keys("models", "primary"))
+    stored = load_json(folder / "results.json", require_keys("models", "primary"))
+    results = name_control(stored)
     if not results["primary"] or name_of_sft(manifest) not in results["models"]:
         raise UserError(f"it has no pass rates of SFT: {results['verdict']}")
     examples = dict[str, Example]()
