@@ -69,20 +69,22 @@ def render_answers(
     prompts = compare_prompts(answered, inputs, results)
     columns = columns_of_prompts(answered, inputs, prompts)
     rows = list[dict[str, Any]]()
+    texts = list[str]()
     characters = 0
     for prompt in sorted(prompts, key=ComparedPrompt.place):
         row = describe_prompt(prompt, columns)
-        characters += len(json.dumps(row, ensure_ascii=False))
+        text = as_json(row)
+        characters += len(text)
         if rows and characters > MOST_CHARACTERS:
             break
         rows.append(row)
-    content = {"models": shown_models(models), "prompts": rows}
-    text = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+        texts.append(text)
+    content = f'{{"models": {as_json(shown_models(models))}, "prompts": [{", ".join(texts)}]}}'
     return (
         environment()
         .get_template("answers.html.jinja")
         .render(
-            content=Markup(text),
+            content=Markup(content),
             shown=len(rows),
             total=len(prompts),
             models=models,
@@ -94,6 +96,11 @@ def render_answers(
             columns=values_by_column(rows),
         )
     )
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON without any "<", so that no text can end the element that holds it."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def compare_prompts(

@@ -338,13 +338,13 @@ def facts(
         if "money" in calls
     ]
     processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
-    shown = [f"{clock(seconds)} minutes", processor]
+    shown = [f"{clock(seconds)} minutes", processor.removesuffix(" Processor")]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
     if results["mean_tokens"]:
         shown.append(f"{results['stop_rate']['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd} of {count} quantities out of the normal range")
+        shown.append(f"{odd} of {count} measurements unusual")
     return shown
 
 

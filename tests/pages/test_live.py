@@ -16,7 +16,7 @@ from stages.commands.run_result import page_address
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
-from stages.pages.runs import note_sweep
+from stages.pages.runs import link_from_root, note_sweep
 from stages.store.store import Store
 from tests.browser import CHROMIUM, browser, page_faults
 from tests.helpers import Chain, nodes
@@ -79,6 +79,8 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
         for node in page.nodes:
             page.tell(node, "reused")
     report = (chain.folder("report") / "report.html").read_bytes()
+    assert 'href="../../index.html"' in report.decode()
+    report = link_from_root(report)
     assert (chain.root / "report.html").read_bytes() == report
     planned = nodes(chain.root, "dpo.seed=7")
     left = Forecast(Store(chain.root)).seconds_left
@@ -125,7 +127,7 @@ def test_a_killed_run_says_so_and_the_same_command_goes_on(tmp_path: Path) -> No
     process.wait()
     html = (store / "report.html").read_text()
     assert re.match(r"Running: \w|Starting", heading(store))
-    [written] = re.findall(r"Date\.now\(\) / 1000 - (\d+)", html)
+    [written] = re.findall(r'data-written="(\d+)"', html)
     later = tmp_path / "later.html"
     later.write_text(html.replace(written, str(int(written) - int(SILENT) - 1)))
     with browser(tmp_path / "browser") as tab:
