@@ -18,6 +18,7 @@ from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
 from stages.pages.runs import link_from_root, note_sweep
 from stages.store.store import Store
+from stages.store.workspace import Progress
 from tests.browser import CHROMIUM, browser, page_faults
 from tests.helpers import Chain, nodes
 
@@ -95,6 +96,24 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     assert links == [f"pages/{other.file.name}", f"report/{page.target.fingerprint}/report.html"]
     assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
     assert page_faults(chain.root / "index.html", tmp_path) == []
+
+
+def test_the_time_left_is_that_of_the_whole_run_or_names_what_is_not_counted(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Every node but SFT was measured here; in another store none was."""
+    for root, is_known in ((chain.root, True), (tmp_path / "new", False)):
+        page = live_page(root)
+        with page, Progress(100, "sft", "step") as progress:
+            progress.done = 50
+            page.tell(nodes(root)["sft"], "running")
+            page.look_ahead()
+            page.show()
+        left = page.forecast
+        assert left.startswith("The whole run: ")
+        assert ("DPO, Answers" in left) is not is_known
+        html = page.render(running=True, sentence="")
+        assert f'<p class="lead">{left}</p>' in html
 
 
 def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.stages.test_eval import evaluated
 DESK = 900  # pixels
 PHONE = 844
 MOST_WORDS = 90
+TEXTS_OF = "[...document.querySelectorAll('{}')].map(e => e.textContent)"
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
     "\x1b[2J\x9b31m\x00\r\u202eright to left\u2066\u200b\ufeff\u2028\U000e0041"
@@ -68,6 +69,31 @@ def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -
         assert bottom_of(tab, ".lamps") <= PHONE
         assert tab.evaluate("document.querySelectorAll('.plot').length") >= 5
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
+
+
+@pytest.mark.extended
+def test_each_command_is_copied_by_a_button_and_every_fold_has_its_own_name(
+    built: Path, tmp_path: Path
+) -> None:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with browser(tmp_path / "browser") as tab:
+        tab.open(built / "report.html", 1440)
+        commands = tab.evaluate(TEXTS_OF.format("code.command"))
+        names = tab.evaluate("[...document.querySelectorAll('button.copy')].map(b => b.ariaLabel)")
+        assert names == [f"copy: {command}" for command in commands]
+        assert "python run.py recipe=from_preferences data.path=FILE" in commands
+        tab.pipe.tell("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+        tab.tell("Page.bringToFront")
+        tab.evaluate("document.querySelector('button.copy').click()")
+        copied = "document.querySelector('button.copy').ariaLabel"
+        wait = "new Promise(done => setTimeout(done, 200))"
+        tab.evaluate(wait)
+        assert tab.evaluate(copied) == f"copied: {commands[0]}"
+        folds = tab.evaluate(
+            "[...document.querySelectorAll('summary')].map(s => s.ariaLabel || s.textContent)"
+        )
+        assert len({*folds}) == len(folds)
 
 
 def bottom_of(tab: Any, selector: str) -> float:
