@@ -14,6 +14,7 @@ from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
 from stages.evaluation.results import Behaviour, Results, read_results
 from stages.pages import (
+    all_answers,
     charts,
     first_screen,
     glossary,
@@ -22,9 +23,16 @@ from stages.pages import (
     seeds,
     settings_table,
 )
+from stages.pages.control_name import name_control
 from stages.pages.environment import environment
-from stages.pages.example_answers import changed_words, side_by_side, strips
-from stages.pages.headline import Headline, next_steps, run_command
+from stages.pages.example_answers import (
+    ShownAnswer,
+    changed_words,
+    read_answered,
+    side_by_side,
+    strips,
+)
+from stages.pages.headline import JUDGE, Headline, next_steps, run_command
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, command_of, manifest_of
 from stages.store.records import Candidate, Pair, load
@@ -46,11 +54,12 @@ WARNED_IN = {
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `report.html` and, if there are labels, `labels.html`."""
+    """Publish `report.html`, `answers.html` and, if there are labels, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
-    results = read_results(inputs["eval"])
-    page = read_template_values(cfg, inputs, nodes, results)
+    results = name_control(read_results(inputs["eval"]))
+    answered = read_answered(inputs, results.models)
+    page = read_template_values(cfg, inputs, nodes, results, answered)
     why = page["why"]
     env = environment()
     contents = glossary.contents(
@@ -62,13 +71,26 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         page, contents=contents, warnings=warnings_by_section(nodes, [*contents])
     )
     (out / "report.html").write_text(html, encoding="utf-8")
+    answers_html = all_answers.render_answers(answered, inputs, results)
+    (out / all_answers.PAGE).write_text(answers_html, encoding="utf-8")
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
         "verdict": results.verdict,
         "bytes": len(html.encode()),
+        "next_command": next_command(page),
         "summary": page["sentence"],
     }
+
+
+def next_command(page: dict[str, Any]) -> str | None:
+    """Return the first command among the next steps that can be typed as it is, else the chat with the model. None if
+    nothing was trained here."""
+    for _, command in page["steps"]:
+        if command and JUDGE not in command:
+            return str(command)
+    is_trained = page["runs"][0]["seed"] is not None
+    return f"{run_command(page['origin'])} stage=chat" if is_trained else None
 
 
 def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
@@ -77,9 +99,14 @@ def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
 
 
 def read_template_values(
-    cfg: Report, inputs: dict[str, Path], nodes: dict[str, Manifest], results: Results
+    cfg: Report,
+    inputs: dict[str, Path],
+    nodes: dict[str, Manifest],
+    results: Results,
+    answered: dict[str, list[ShownAnswer]],
 ) -> dict[str, Any]:
-    """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name."""
+    """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name.
+    `answered`: the prompts of each set of answers."""
     models = results.models
     node_by_role = settings_table.model_nodes(nodes, models)
     policy = nodes[node_by_role["policy"]]
@@ -94,7 +121,7 @@ def read_template_values(
     runs = seeds.read_runs(inputs, nodes, seed)
     trained_seeds = [each.seed for each in runs if each.seed is not None]
     taught = title_trained_on_tasks(nodes, models)
-    answers = side_by_side(inputs, results, cfg.side_by_side)
+    answers = side_by_side(answered, inputs, results, cfg.side_by_side)
     token_examples = dict[str, Any]()
     example = inputs["sft"] / "token_example.json"
     if example.exists():
@@ -128,6 +155,7 @@ def read_template_values(
         "why": why,
         "runs": runs,
         "answers": answers,
+        "number_answered": sum(map(len, answered.values())),
         "lineage": lineage,
         "seconds": seconds,
         "examined": examined,

@@ -1,8 +1,11 @@
 """A real browser, controlled over a pipe in the DevTools protocol (chromedevtools.github.io/devtools-protocol), with a
 window of any width, light or dark. Chromium's own windows are never narrower than 500 pixels."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -48,6 +51,21 @@ def axe() -> str | None:
     package = find_spec("axe_playwright_python")  # an import would need Playwright
     script = Path(package.origin).with_name("axe.min.js") if package and package.origin else None
     return script.read_text(encoding="utf-8") if script and script.exists() else None
+
+
+def foreign_scripts(html: str) -> list[str]:
+    """Return the scripts of a page that its Content-Security-Policy lets no browser run. Data is no script."""
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    tags = re.findall(r"<script\b(?! type=\"application/json\" id=\"content\">)", html)
+    assert len(tags) == len(scripts), "each script is a text in the page"
+    return [script for script in scripts if digest_in_policy(script) not in policy]
+
+
+def digest_in_policy(script: str) -> str:
+    """Return the source of a script in a policy."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"&#39;sha256-{digest}&#39;"
 
 
 class Pipe:

@@ -18,7 +18,6 @@ from stages.config.schema import Target
 
 FLAG = "--json"
 COMMANDS_WITHOUT_RESULT = (
-    Command.audit,
     Command.chat,
     Command.convert,
     Command.export,

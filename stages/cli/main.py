@@ -18,8 +18,10 @@ from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
+    copy_answers_page,
     found_faults,
     page_address,
+    step_after_report,
     write_labels_page,
 )
 from stages.config.choices import Command, Upstream
@@ -35,6 +37,7 @@ from stages.preflight import building, constraints
 from stages.store.mirror import NotSent
 from stages.store.node import Node
 from stages.store.store import Store
+from stages.tracking.tracker import openings
 
 if TYPE_CHECKING:
     from stages.pages.live import LivePage
@@ -209,11 +212,16 @@ def build_and_measure(
             build(target_nodes, store, cfg, overrides, page.tell)
         except NotSent as error:
             not_sent = error  # the results are complete here
-    pages = page_address(page), write_labels_page(store, nodes, target_nodes)
-    next_line = next_command(cfg, overrides, interpolated)
+    pages = (
+        page_address(page),
+        copy_answers_page(store, target_nodes),
+        write_labels_page(store, nodes, target_nodes),
+    )
     built = built_nodes(page)
+    next_line = next_command(cfg, overrides, interpolated) or step_after_report(built)
     faults = found_faults(built)
-    json_output.deliver(RunResult(built, *pages, next_line, faults))
+    trackers = [line for line in openings.values() if line]
+    json_output.deliver(RunResult(built, *pages, next_line, faults, trackers))
     if not_sent and not sweep.is_job():
         raise not_sent
     if not_sent:  # the job has a metric

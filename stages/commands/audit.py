@@ -5,7 +5,6 @@ every row with a code, and `audit.html` shows the counts and examples."""
 
 import json
 import logging
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.training import SFT, Training
-from stages.config.choices import AUDIT_CODES, Split
+from stages.config.choices import AUDIT_CODES, Command, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
 from stages.curation.audit.auditor import Auditor, best_and_worst, held_out, request_of
@@ -28,6 +27,7 @@ from stages.curation.user_code import KEY, load_user_code
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
+from stages.pipeline import provenance
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.records import Message
@@ -42,10 +42,73 @@ log = logging.getLogger(__name__)
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use
 MEANINGS = {UNUSABLE: "no stage can use the row, for the reason in the report"} | DESCRIPTIONS
+REPEATS = ("duplicate", "near_duplicate")  # the codes of a row that repeats an earlier one
 MOST_EXAMPLES = 3  # of a code, and of a source's rows as a training reads them
 # in the store's root
 ROWS = "audit.jsonl"
 PAGE = "audit.html"
+
+
+@dataclass
+class CountedCode:
+    """A code with the rows that have it, and what stage=data does with them."""
+
+    code: str
+    meaning: str
+    rows: int
+    action: str
+
+
+@dataclass
+class CountedSource:
+    """The rows of a source: all, those that splits or labels leave out, those that no stage can use, and those with a
+    code."""
+
+    key: str
+    path: str
+    rows: int
+    left_out: int
+    unusable: int
+    flagged: int
+
+
+@dataclass
+class AuditResult(Result):
+    """`usable`: the rows that a stage can use; `repeats`: those of them that repeat an earlier row. `rows_file` lists
+    every row with a code, `page` shows examples. `next_command`: the plan of a run with these settings."""
+
+    rows: int
+    usable: int
+    repeats: int
+    flagged: int
+    sources: list[CountedSource]
+    codes: list[CountedCode]
+    rows_file: Path
+    page: Path
+    next_command: str
+
+    def show(self) -> None:
+        print_parts(self.usable_sentence, self.codes_sentence, codes_table(self.codes))
+        log.info("Rows with codes: %s. Page: %s", self.rows_file, self.page)
+
+    @property
+    def usable_sentence(self) -> str:
+        """How many rows can be used, and how many of them repeat another."""
+        repeats = (
+            f"{self.repeats:,} of them repeat an earlier row"
+            if self.repeats
+            else "none repeats another"
+        )
+        return f"{self.usable:,} of {self.rows:,} rows can be used; {repeats}."
+
+    @property
+    def codes_sentence(self) -> str:
+        """How many rows have a code."""
+        if not self.flagged:
+            return f"None of {self.rows:,} rows has a code."
+        return (
+            f"{self.flagged:,} of {self.rows:,} rows have a code ({self.flagged / self.rows:.1%})."
+        )
 
 
 @dataclass
@@ -72,6 +135,7 @@ class AuditedSource:
     first: list[list[Message]] = field(default_factory=list)  # conversations of the first rows
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
+    repeats: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
 
     def record(self, case: Case, row: dict[str, Any], file: IO[str]) -> None:
@@ -80,6 +144,7 @@ class AuditedSource:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.flagged += 1
         self.codes.update(case.codes.keys())
+        self.repeats += any(code in case.codes for code in REPEATS)
         for code in case.codes:
             cases = self.examples.setdefault(code, [])
             if len(cases) < MOST_EXAMPLES:
@@ -155,8 +220,8 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
     )
 
 
-def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> None:
-    """Audit every source, print counts, write rows and page. Raise UserError without any source."""
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> AuditResult:
+    """Audit every source, write rows and page, and return the counts. Raise UserError without any source."""
     data: Data = nodes["data"].config
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -185,7 +250,9 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> Non
     if summary:
         log.info("data.form and data.audit: %s", summary)
     trained = rows_as_trained(cfg, store, nodes, sources)
-    print_counts_and_write_page(sources, trained, data, store)
+    result = count_rows(sources, data, store, provenance.command(Command.plan, overrides))
+    write_page(result, sources, trained)
+    return result
 
 
 def rows_as_trained(
@@ -216,47 +283,63 @@ def rows_as_trained(
     return rows
 
 
-def print_counts_and_write_page(
-    sources: list[AuditedSource], trained: list["TokenRow"], data: Data, store: Store
+def count_rows(
+    sources: list[AuditedSource], data: Data, store: Store, next_command: str
+) -> AuditResult:
+    """Return the counts of all sources."""
+    counts = sum((source.codes for source in sources), Counter[str]())
+    counted_sources = [
+        CountedSource(
+            source.key,
+            str(source.source.path),
+            source.report.rows,
+            source.report.left_out,
+            len(source.report.bad_rows),
+            source.flagged,
+        )
+        for source in sources
+    ]
+    rows = sum(source.rows for source in counted_sources)
+    lost = sum(source.left_out + source.unusable for source in counted_sources)
+    actions = {UNUSABLE: "quarantine", **data.audit.actions}
+    return AuditResult(
+        rows=rows,
+        usable=rows - lost,
+        repeats=sum(source.repeats for source in sources),
+        flagged=sum(source.flagged for source in sources),
+        sources=counted_sources,
+        codes=[
+            CountedCode(code, MEANINGS[code], count, actions.get(code, "keep"))
+            for code, count in counts.most_common()
+        ],
+        rows_file=store.root / ROWS,
+        page=store.root / PAGE,
+        next_command=next_command,
+    )
+
+
+def write_page(
+    result: AuditResult, sources: list[AuditedSource], trained: list["TokenRow"]
 ) -> None:
-    """Print the counts, and write the page."""
+    """Write the page of the counts, with examples."""
     from stages.pages.environment import environment
 
-    counts = sum((source.codes for source in sources), Counter[str]())
-    sentence = summary_sentence(sources)
-    console = Console(width=None if os.isatty(1) else 120, markup=False)
-    console.print(sentence, codes_table(counts))
-    examples = {code: list[Case]() for code in counts}
+    examples = {each.code: list[Case]() for each in result.codes}
+    notes = list[str]()
     for source in sources:
+        notes += source.report.notes
         for code, cases in source.examples.items():
             examples[code] += cases
     page = environment().get_template("audit.html.jinja")
     html = page.render(
-        sentence=sentence,
-        sources=sources,
-        codes=counts.most_common(),
-        meanings=MEANINGS,
-        rows=sum(source.report.rows for source in sources),
-        actions=data.audit.actions,
-        examples=examples,
-        trained=trained,
+        result=result, notes=notes, meanings=MEANINGS, examples=examples, trained=trained
     )
-    safe_files.write(store.root / PAGE, html)
-    log.info("Rows with codes: %s. Page: %s", store.root / ROWS, store.root / PAGE)
+    safe_files.write(result.page, html)
 
 
-def summary_sentence(sources: list[AuditedSource]) -> str:
-    """Return the sentence that says how many rows have a code."""
-    rows = sum(source.report.rows for source in sources)
-    flagged = sum(source.flagged for source in sources)
-    if not flagged:
-        return f"None of {rows:,} rows has a code."
-    return f"{flagged:,} of {rows:,} rows have a code ({flagged / rows:.1%})."
-
-
-def codes_table(counts: Counter[str]) -> Table:
-    table = Table("code", "meaning", box=None, header_style="bold", pad_edge=False)
-    table.add_column("rows", justify="right", no_wrap=True)
-    for code, count in counts.most_common():
-        table.add_row(code, MEANINGS[code], f"{count:,}")
+def codes_table(codes: list[CountedCode]) -> Table:
+    """Return the table of codes with their meanings and rows."""
+    table = new_table("code", "meaning", numbers=["rows"])
+    for each in codes:
+        table.add_row(each.code, each.meaning, f"{each.rows:,}")
     return table

@@ -21,7 +21,7 @@ from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.choices import Command
 from stages.config.errors import shortened, visible
-from stages.config.schema import Config, RunLimits
+from stages.config.schema import Config, RunLimits, Target
 from stages.pipeline import provenance
 from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
 from stages.preflight.programs_and_servers import LONGEST, recorded_reaches, sentence_of
@@ -50,11 +50,13 @@ class PlannedNode:
 
 @dataclass
 class PlanResult(Result):
-    """`sentences`: the time of all nodes, and the stages that are not planned."""
+    """`sentences`: the time of all nodes, and the stages that are not planned. `next_command`: what builds them, or
+    what plans the last run if nothing is planned; None if its manifest records no command of this program."""
 
     nodes: list[PlannedNode]
     calls: list[PlannedCalls]
     sentences: list[str]
+    next_command: str | None
 
     def show(self) -> None:
         print_parts(nodes_table(self.nodes))
@@ -65,16 +67,15 @@ class PlanResult(Result):
 
 @dataclass
 class LastRun(PlanResult):
-    """A plan of nothing, as no settings are typed. `command`: what plans the last run, None if its manifest records no
-    command of this program. `look_at`: its settings that name a program, code or a server."""
+    """A plan of nothing, as no settings are typed. `look_at`: settings of the last run that name a program, code or a
+    server."""
 
-    command: str | None
     look_at: list[str]
 
     def show(self) -> None:
         lines = [*self.sentences, *(f"Look first: {setting}" for setting in self.look_at)]
-        if self.command:
-            lines += ["To plan it, type:", self.command]
+        if self.next_command:
+            lines += ["To plan it, type:", self.next_command]
         # a table would break the line that a user copies
         sys.stdout.write("\n".join([*lines, ""]))
 
@@ -87,7 +88,10 @@ def run(
         return show_last_run(store, overrides)
     if cfg.plan.gpu:
         return calculated.calculate(cfg, nodes, store)
-    plan = plan_nodes(nodes, store, why_no_evaluation=nothing_measured_message(cfg))
+    why_no_evaluation = nothing_measured_message(cfg)
+    plan = plan_nodes(nodes, store, why_no_evaluation)
+    last_stage = cfg.align if why_no_evaluation else Target.report
+    plan.next_command = provenance.command(last_stage, overrides)
     plan.sentences += limit_sentences(cfg.limits, plan)
     return plan
 
@@ -102,10 +106,10 @@ def show_last_run(store: Store, overrides: list[str]) -> LastRun:
     if settings is None:
         recorded = shortened(visible(str(manifest.get("command"))), LONGEST)
         sentences.append(f"Its manifest records no command, but this text: {recorded}")
-        return LastRun([], [], sentences, command=None, look_at=[])
+        return LastRun([], [], sentences, next_command=None, look_at=[])
     command = provenance.command(Command.plan, [*overrides, *settings])
     look_at = [sentence_of([reach]) for reach in recorded_reaches(settings)]
-    return LastRun([], [], sentences, command=command, look_at=look_at)
+    return LastRun([], [], sentences, next_command=command, look_at=look_at)
 
 
 def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = "") -> PlanResult:
@@ -124,7 +128,7 @@ def plan_nodes(nodes: dict[str, Node], store: Store, why_no_evaluation: str = ""
     sentences = [time_summary(planned)]
     if why_no_evaluation:
         sentences.append(f"Not planned: {', '.join(EVALUATING)}. {why_no_evaluation}")
-    return PlanResult(planned, [*chain(*calls.values())], sentences)
+    return PlanResult(planned, [*chain(*calls.values())], sentences, next_command=None)
 
 
 def plan_node(name: str, node: Node, nodes: dict[str, Node], store: Store) -> PlannedNode:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANSWERS_PAGE = "answers.html"  # in the store's root, as in a report's folder
+QUARANTINE = "quarantine.jsonl"  # in the folder of a node that left rows out
+
 
 @dataclass
 class BuiltNode:
     """A node of a run. `state`: built or reused. `metrics`: its figures, and their `summary` as a sentence. `warnings`:
-    what limits them."""
+    what limits them. `quarantine`: the file of the rows that it could not use, None without such rows."""
 
     name: str
     stage: str
@@ -30,23 +33,31 @@ class BuiltNode:
     folder: Path
     metrics: dict[str, Any]
     warnings: list[str]
+    quarantine: Path | None
 
 
 @dataclass
 class RunResult(Result):
-    """`page` and `labels_page`: HTML files. None of a read-only store, which has no page of this run."""
+    """`page`, `answers_page` and `labels_page`: HTML files. None of a read-only store, which has no page of this run.
+    `trackers`: where the trackers have the runs of this command, and what opens them."""
 
     nodes: list[BuiltNode]
     page: Path | None
+    answers_page: Path | None
     labels_page: Path | None
     next_command: str | None
-    faults: list[str] | None = None  # of a model that was trained elsewhere, if one is examined
+    faults: list[str] | None  # of a model that was trained elsewhere, if one is examined
+    trackers: list[str]
 
     def show(self) -> None:
         if self.page and self.nodes[-1].stage == Target.report:
             log.info("The report: %s", self.page)
+        if self.answers_page:
+            log.info("All answers: %s", self.answers_page)
         if self.labels_page:
             log.info("The page of the labels: %s", self.labels_page)
+        for line in self.trackers:
+            log.info("%s", line)
         if self.next_command:
             log.info("Next: %s", self.next_command)
 
@@ -59,6 +70,7 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
         manifest = read_manifest(folder)
         if manifest is None:  # deleted, as only a reused node had read it
             continue
+        quarantine = folder / QUARANTINE
         each = BuiltNode(
             name=page.names.get(node.fingerprint, node.stage),
             stage=node.stage,
@@ -67,6 +79,7 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
             folder=folder,
             metrics=manifest["metrics"],
             warnings=manifest["warnings"],
+            quarantine=quarantine if quarantine.exists() else None,
         )
         present.append(each)
     return present
@@ -80,12 +93,36 @@ def found_faults(built: list[BuiltNode]) -> list[str] | None:
     return None
 
 
+def step_after_report(built: list[BuiltNode]) -> str | None:
+    """Return the first command of a report's `What to do next`; None if the run made no report."""
+    for node in built:
+        if node.stage == Target.report:
+            return node.metrics.get("next_command")
+    return None
+
+
 def page_address(page: "LivePage") -> Path | None:
     """Return the page of a run. If it could not be written, it is in the folder of a report, or there is none."""
     if page.is_written:
         return page.address
-    page_in_report = page.store.folder(page.target) / page.address.name
-    return page_in_report if page_in_report.exists() else None
+    in_report = page.store.folder(page.target) / page.address.name
+    return in_report if in_report.exists() else None
+
+
+def copy_answers_page(store: Store, targets: list[Node]) -> Path | None:
+    """Copy a report's page of all answers into the store's root. Return the copy, or None without one."""
+    content = page_in_report(store, targets[0], ANSWERS_PAGE)
+    answers_html = store.root / ANSWERS_PAGE
+    if store.is_writable and content and safe_files.write_page(answers_html, content):
+        return answers_html
+    return None
+
+
+def page_in_report(store: Store, target: Node, name: str) -> bytes:
+    """Return a page of the target's folder; nothing if the target is no report, or has no such page."""
+    page = store.folder(target) / name
+    is_there = target.stage == Target.report and page.exists()
+    return page.read_bytes() if is_there else b""
 
 
 def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> Path | None:
@@ -94,8 +131,7 @@ def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node])
         return None
     labels_html = store.root / "labels.html"
     if targets[0].stage == Target.report:
-        page_in_report = store.folder(targets[0]) / labels_html.name
-        content = page_in_report.read_bytes() if page_in_report.exists() else b""
+        content = page_in_report(store, targets[0], labels_html.name)
     else:
         content = page_of_labels_below(store, nodes, targets)
     if content and safe_files.write_page(labels_html, content):

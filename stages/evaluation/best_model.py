@@ -80,49 +80,65 @@ class Contender:
     is_sft: bool = False
 
 
-def conclusion(models: list[Contender], predicate: str, comparison: Comparison) -> str:
-    """Say in one sentence which setting is best, and whether the difference is more than chance. `predicate`: the
-    clause that a rate is filled into, as in `passes {} of 320 validation prompts`. `comparison`: of `models` in their
-    order."""
-    settings = [i for i, model in enumerate(models) if not model.is_sft]
-    starts = [i for i, model in enumerate(models) if model.is_sft]
+def conclusion(models: list[Contender], prompts: str, comparison: Comparison) -> str:
+    """Say which setting wins, or that the prompts cannot tell settings apart, then the rates and the difference from
+    SFT. `prompts`: their number and name, such as `320 validation prompts`. `comparison`: of `models` in their order."""
+    everyone = [*range(len(models))]
+    settings = [i for i in everyone if not models[i].is_sft]
+    starts = [i for i in everyone if models[i].is_sft]
+    first = max(everyone, key=lambda i: models[i].rate)
+    rivals = comparison.rivals(first, everyone)
     best = max(settings, key=lambda i: models[i].rate)
     start = max(starts, key=lambda i: models[i].rate, default=None)
-    parts = [lead_clause(models, len(settings), best, start, predicate)]
+    if len(models) == 1:
+        return f"{models[best].name} passes {models[best].rate:.1%} of {prompts}."
+    if rivals:
+        alike = group_clause(models, [first, *rivals])
+        lead = f"No winner: {prompts} cannot tell {alike} apart. {models[first].name} has the highest rate, {models[first].rate:.1%}"
+    elif first == best:
+        lead = f"{models[best].name} wins: it passes {models[best].rate:.1%} of {prompts}"
+    else:
+        lead = f"No setting is better than {models[first].name}, which passes {models[first].rate:.1%} of {prompts}"
+    parts = [f"{lead}{other_rate(models, first, best, start)}"]
     if start is not None:
         parts.append(gain_clause(comparison, best, start, len(settings)))
-    is_better = start is None or models[best].rate > models[start].rate
-    if is_better and len(settings) > 1:
-        parts.append(rivals_clause(comparison, best, settings))
+    elif not rivals:
+        second = max(set(settings) - {best}, key=lambda i: models[i].rate)
+        lead_over_second = comparison.corrected(second, best).points()
+        parts.append(f"that is {lead_over_second} over {models[second].name}, the next")
     return f"{'; '.join(parts)}."
 
 
-def lead_clause(
-    models: list[Contender], settings: int, best: int, start: int | None, predicate: str
-) -> str:
-    """Return the clause with the rates alone, without a statement on significance."""
-    first, filled = models[best], predicate.format(f"{models[best].rate:.1%}")
-    if start is not None and first.rate <= (sft := models[start]).rate:
-        best_title = f"the best of {settings}, {first.name}," if settings > 1 else first.name
-        filled = predicate.format(f"{sft.rate:.1%}")
-        return f"No setting is better than {sft.name}, which {filled}; {best_title} has {first.rate:.1%}"
-    sft_rate = "" if start is None else f", {models[start].name} {models[start].rate:.1%}"
-    if settings > 1:
-        return f"Of {settings} settings, {first.name} is the best: it {filled}{sft_rate}"
-    return f"{first.name} {filled}{sft_rate}"
+def group_clause(models: list[Contender], members: list[int]) -> str:
+    """Return the words for models that the prompts cannot tell apart: `these 4 settings and SFT`."""
+    settings = [models[i].name for i in members if not models[i].is_sft]
+    starts = [models[i].name for i in members if models[i].is_sft]
+    number_of_settings = sum(not model.is_sft for model in models)
+    words = [*settings, *starts]
+    if len(settings) > 1:
+        is_partial = len(settings) < number_of_settings
+        counted = (
+            f"{len(settings)} of the {number_of_settings}"
+            if is_partial
+            else f"these {len(settings)}"
+        )
+        words = [f"{counted} settings", *starts]
+    return " and ".join(words)
+
+
+def other_rate(models: list[Contender], first: int, best: int, start: int | None) -> str:
+    """Return the rate beside the highest one: SFT's, or the best setting's if SFT has the highest."""
+    if start is None:
+        return ""
+    other = start if first == best else best
+    return f", {models[other].name} {models[other].rate:.1%}"
 
 
 def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
+    """Return the difference of the best setting from SFT, and whether it is more than chance."""
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
     certainty = difference(corrected).says("chance")
     bounds = (
         f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
     )
     return f"the difference, {gain.points()},{bounds} is {certainty}"
-
-
-def rivals_clause(comparison: Comparison, best: int, settings: list[int]) -> str:
-    rivals, other_count = len(comparison.rivals(best, settings)), len(settings) - 1
-    if rivals:
-        return f"{f'{rivals} of the' if rivals < other_count else 'each of the'} other {other_count} may be as good"
-    return "every other is worse by more than chance"

@@ -4,8 +4,10 @@ A look is a shape, a colour on light pages and one on dark pages. Models differ 
 who do not see hues. Every colour has a contrast of at least 3:1 to the page."""
 
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -41,6 +43,13 @@ def written_out(value: Any) -> str:
     return kind(visible(str(value), "\n\t"))
 
 
+def policy_of(script: str) -> str:
+    """Return the Content-Security-Policy of a page that fetches nothing and runs this script alone."""
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    script_source = f"script-src 'sha256-{digest}'"
+    return f"default-src 'none'; {script_source}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
 def write_short(value: float) -> str:
     """Return a number with three significant digits."""
     return signed(value, "{:z.3g}")
@@ -59,6 +68,7 @@ def environment() -> Environment:
     )
     env.filters |= {"points": points, "bound": bound, "signed": signed, "in_words": in_words}
     env.filters["number"] = write_short
+    env.filters["policy"] = policy_of
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["duration"] = lambda seconds: (
         f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

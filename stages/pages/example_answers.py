@@ -7,9 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.evaluation.asked import prompts_of_set
+from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.judged import Comparison
-from stages.evaluation.outcomes import read_answers
+from stages.evaluation.outcomes import before, read_answers
 from stages.evaluation.results import Results
 from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
@@ -44,8 +44,11 @@ class ShownAnswer(NamedTuple):
 
     @property
     def before_and_after(self) -> list[ModelAnswer]:
-        """The answers of the model before and of the policy: those next to each other that the page compares."""
-        return [answer for answer in self.answers if answer.role != "control"][-2:]
+        """The answers of the model before, or of the only opponent, and of the policy: those that the page compares."""
+        by_role = {answer.role: answer for answer in self.answers}
+        others = [role for role in by_role if role != "policy"]
+        first = others[0] if len(others) == 1 else before(others)
+        return [by_role[first], by_role["policy"]]
 
 
 def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
@@ -58,11 +61,33 @@ def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
     return pieces
 
 
+def read_answered(
+    inputs: Mapping[str, Path], models: Mapping[str, str]
+) -> dict[str, list[ShownAnswer]]:
+    """Return the prompts of each set of answers with the answers of all models, in the order of a hash of their ids.
+    `models`: the titles of the models by role."""
+    answered = dict[str, list[ShownAnswer]]()
+    for name in PROMPT_SOURCES:
+        if f"{name}_policy" not in inputs:
+            continue
+        answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
+        examples = {example.id: example for example in prompts_of_set(name, inputs)}
+        answered[name] = [
+            side(examples[i], {role: answers[role][i] for role in models}, models)
+            for i in sorted(answers["policy"], key=content_id)
+        ]
+    return answered
+
+
 def side_by_side(
-    inputs: Mapping[str, Path], results: Results, count: int
+    answered: Mapping[str, list[ShownAnswer]],
+    inputs: Mapping[str, Path],
+    results: Results,
+    count: int,
 ) -> dict[str, list[ShownAnswer]]:
     """Return up to `count` prompts under each heading. Headings are judgements, changes in the checks passed, or
-    neither. Within a heading, a hash of the content orders prompts that changed equally."""
+    neither. Within a heading, a hash of the content orders prompts that changed equally. `answered`: the prompts of
+    each set of answers."""
     headings, models = dict[str, list[ShownAnswer]](), results.models
     for against, comparison in results.judged.items():
         if f"judged_{against}" in inputs:  # otherwise it waits for people, or all answers are alike
@@ -71,14 +96,9 @@ def side_by_side(
                 inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles
             )
     for name, what in SETS.items():
-        if f"{name}_policy" not in inputs:
+        if name not in answered:
             continue
-        answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
-        examples = {e.id: e for e in prompts_of_set(name, inputs)}
-        ids = sorted(answers["policy"], key=content_id)
-        prompts = [
-            side(examples[i], {role: answers[role][i] for role in models}, models) for i in ids
-        ]
+        prompts = answered[name]
         if not headings and (plain := [s for s in prompts if not s.shares]):
             headings[f"{len(plain)} prompts {what}"] = plain
         headings |= by_checks([s for s in prompts if s.shares], results)
@@ -114,16 +134,17 @@ def by_judgement(
 
 
 def by_checks(prompts: list[ShownAnswer], results: Results) -> dict[str, list[ShownAnswer]]:
-    """Group prompts with checks by the policy's change, the most changed first."""
+    """Group prompts with checks by the policy's change against the model before, the most changed first."""
     role = results.before
-    before, policy = results.title_before, results.policy
+    before_title = results.title_before
+    policy = results.policy
     changed = sorted(prompts, key=lambda s: s.shares[role] - s.shares["policy"])
     fixed = [s for s in changed if s.shares["policy"] == 1 > s.shares[role]]
     broken = [s for s in reversed(changed) if s.shares[role] == 1 > s.shares["policy"]]
     alike = [s for s in prompts if (s.shares[role] == 1) == (s.shares["policy"] == 1)]
     return {
-        f"Most improved, of {len(fixed)} that {policy} gets right and {before} did not": fixed,
-        f"Most damaged, of {len(broken)} that {before} got right and {policy} does not": broken,
+        f"Most improved, of {len(fixed)} that {policy} gets right and {before_title} did not": fixed,
+        f"Most damaged, of {len(broken)} that {before_title} got right and {policy} does not": broken,
         f"Alike, of {len(alike)} on which both pass or both fail": alike,
     }
 

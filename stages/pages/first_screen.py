@@ -12,6 +12,7 @@ from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
+from stages.pages.control_name import CONTROL
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
 from stages.pages.headline import BY, JUDGE
@@ -24,7 +25,6 @@ PLACES: dict[str, list[str]] = TEXTS["places"]
 NEW = ("unseen tasks", "untrained kinds")
 # for each stage of the chain: its title, and the metric that is shown with its unit
 STEPS: dict[str, list[str]] = TEXTS["steps"]
-CONTROL = "SFT on chosen"  # the title of the control on this page
 NOT_TESTED = "not tested"
 # the names of differences
 OVER_CONTROL = "policy-control"
@@ -325,13 +325,13 @@ def facts(
         if "money" in calls
     ]
     processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
-    shown = [f"{clock(seconds)} minutes", processor]
+    shown = [f"{clock(seconds)} minutes", processor.removesuffix(" Processor")]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
     if results.behaviour.mean_tokens:
         shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd}/{count} findings")
+        shown.append(f"{odd} of {count} measurements unusual")
     return shown
 
 

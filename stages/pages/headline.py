@@ -10,6 +10,7 @@ from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
 from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
+from stages.pages.control_name import CONTROL
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest, command_of
 
@@ -87,7 +88,7 @@ class Headline:
             for name in names
         ]
         if "control" in self.models:
-            control = f"the control, {self.before} trained further on the chosen answers alone"
+            control = f"{CONTROL} on the chosen answers"
             sentences.append(
                 f"Against {control}: {self.change_clause(self.primary, 'policy-control')}."
             )

@@ -26,8 +26,9 @@ from stages.store.workspace import Progress, Sample, clock, read_curves, read_sa
 
 log = logging.getLogger(__name__)
 
-# Takes the running node, its progress and the nodes that wait; returns the seconds left, or nan.
-SecondsLeft = Callable[[Node, Progress, list[Node]], float]
+# Takes the running node, its progress and the nodes that wait; returns the seconds left, or nan, and the nodes that
+# these do not count, as nobody knows their time.
+SecondsLeft = Callable[[Node, Progress, list[Node]], tuple[float, list[Node]]]
 REPORT = "report.html"
 FIRST = 24.0  # seconds before the version that first forecasts: the demo has then trained for some steps
 EVERY = 30.0  # seconds between two versions
@@ -107,11 +108,16 @@ class LivePage(AbstractContextManager["LivePage"]):
         waiting = [
             node for node, state in zip(self.nodes, states, strict=True) if state == "waiting"
         ]
-        if math.isfinite(seconds := self.seconds_left(running, progress, waiting)):
-            left = f"about {clock(seconds)} left"
-            if not self.forecast:
-                log.info("The whole run: %s", left)
-            self.forecast = f"{left[0].upper()}{left[1:]}."
+        seconds, unknown = self.seconds_left(running, progress, waiting)
+        if math.isnan(seconds):
+            return
+        forecast = f"The whole run: about {clock(seconds)} left"
+        if unknown:
+            titles = ", ".join(dict.fromkeys(map(self.title_of, unknown)))
+            forecast = f"The whole run: more than {clock(seconds)} left, and the time of {titles} is not known here yet"
+        if not self.forecast:
+            log.info("%s", forecast)
+        self.forecast = f"{forecast}."
 
     def tell(self, node: Node, state: str) -> None:
         """Note that a node is running, done or reused, and write the page."""
@@ -150,7 +156,8 @@ class LivePage(AbstractContextManager["LivePage"]):
         else:
             content, place = self.render(running, sentence).encode(), self.file
             safe_files.write_in_folder(self.file, content)
-        safe_files.write_in_folder(self.address, content)
+        if self.address != self.file:
+            safe_files.write_in_folder(self.address, runs.link_from_root(content))
         if listed:
             runs.write_entry(self.store.root, self.file, {
                 "page": str(place.relative_to(self.store.root)),
@@ -192,9 +199,13 @@ class LivePage(AbstractContextManager["LivePage"]):
             return str(metrics["summary"])
         for node in self.nodes:
             if self.states[node.fingerprint] == "running":
-                title = STEPS[self.step_of(node)][0] if self.step_of(node) in STEPS else node.stage
-                return f"Running: {title}"
+                return f"Running: {self.title_of(node)}"
         return "Starting"
+
+    def title_of(self, node: Node) -> str:
+        """Return the title of a node's step, or its stage if it is no step of the chain."""
+        step = self.step_of(node)
+        return STEPS[step][0] if step in STEPS else node.stage
 
     def step_of(self, node: Node) -> str:
         return step_of(self.names.get(node.fingerprint, ""), node.stage)

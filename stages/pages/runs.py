@@ -10,6 +10,8 @@ from stages.store import safe_files
 from stages.store.sealed_json import read_note, require_keys, write_note
 
 PAGES, INDEX = "pages", "index.html"
+# the links to the list of runs, from a report in its node and from a page in `pages/`
+LINKS_TO_INDEX = ("../../index.html", "../index.html")
 ENTRY = ("page", "recipe", "command", "started", "sentence", "running", "sweep", "job")
 SWEEP = ("sweep", "command", "ended")
 
@@ -21,6 +23,13 @@ def write_entry(root: Path, file: Path, entry: dict[str, Any]) -> None:
     write_list(root / INDEX, entries, up="")
     if entry["sweep"]:
         write_sweep(root, entry["sweep"], entries)
+
+
+def link_from_root(page: bytes) -> bytes:
+    """Return a page with its link to the list of runs as it is for a copy in the store's root."""
+    for link in LINKS_TO_INDEX:
+        page = page.replace(f'href="{link}"'.encode(), f'href="{INDEX}"'.encode())
+    return page
 
 
 def note_sweep(root: Path, sweep: str, command: str, ended: bool) -> Path:

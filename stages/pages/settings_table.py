@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.config.installation import read_beside
 from stages.config.schema import POLICY_STAGES
+from stages.pages.control_name import CONTROL
 from stages.store.manifest import Manifest
 
 KEYS: dict[str, list[str]] = read_beside(__file__)
@@ -90,7 +91,7 @@ def settings(
             "kto" in nodes
         )
     if "control" in nodes:
-        values["control"] = keys(nodes["control"])
+        values[CONTROL] = keys(nodes["control"])
     if "control_pairs" in nodes:
         values["control pairs"] = nodes["pairs_control"]["metrics"]["summary"]
     if seeds:

@@ -3,6 +3,7 @@
 
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ class MLflowRun(Run):
         from mlflow.entities import Param
 
         server = os.environ.get("MLFLOW_TRACKING_URI")
+        self.store = server or f"sqlite:///{files / 'mlflow.db'}"
         place = None if server else (files / "artifacts").as_uri()
         with FileLock(
             files / "lock"
         ):  # two processes that make a database at once make a broken one
-            self.client = MlflowClient(server or f"sqlite:///{files / 'mlflow.db'}")
+            self.client = MlflowClient(self.store)
             experiment = self.client.get_experiment_by_name(attempt.project)
             if experiment and not server:
                 require_place_inside(experiment.artifact_location, files, attempt.project)
@@ -53,6 +55,9 @@ class MLflowRun(Run):
         params = [Param(accepted(k), str(v)) for k, v in flat(attempt.config).items()]
         for start in range(0, len(params), AT_ONCE):
             self.client.log_batch(self.id, params=params[start : start + AT_ONCE])
+
+    def opening(self) -> str:
+        return f"MLflow shows the runs: mlflow ui --backend-store-uri {shlex.quote(self.store)}"
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric

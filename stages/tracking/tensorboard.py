@@ -2,6 +2,7 @@
 `tensorboard --logdir outputs/cache/tensorboard` shows them."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ class TensorBoardRun(Run):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = files / attempt.project / attempt.group / attempt.id
+        self.files = files
         self.writer: Any = SummaryWriter(str(folder))
         self.show({"config": as_table(attempt.config)})
+
+    def opening(self) -> str:
+        return f"TensorBoard shows the runs: tensorboard --logdir {shlex.quote(str(self.files))}"
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():

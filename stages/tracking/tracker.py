@@ -19,6 +19,9 @@ from stages.store.sealed_json import warn_once
 from stages.store.store import Store
 from stages.tracking.tables import Table, read_tables
 
+# by tracker: where the runs of this process are, with the command that opens them
+openings = dict[str, str]()
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -38,6 +41,10 @@ class Run:
 
     def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
         """Start the run. `files` is the tracker's own folder in the store, `outputs/cache/NAME`."""
+
+    def opening(self) -> str:
+        """Return one line that says where the runs are and what opens them; '' if the tracker does not know."""
+        return ""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log the metrics of a step, under TRL's names."""
@@ -72,6 +79,7 @@ class Runs:
                 files.mkdir(parents=True, exist_ok=True)
                 run_class = plugins.load_class("tracking", name, Run)
                 self.runs[name] = run_class(attempt, files, settings)
+                openings[name] = self.runs[name].opening()
         # the manifest keeps it, for stage=sync
         self.wandb_id = attempt.id if "wandb" in self.runs else None
 

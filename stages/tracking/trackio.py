@@ -3,6 +3,7 @@ in `outputs/cache/trackio`. `TRACKIO_DIR=outputs/cache/trackio trackio show` sho
 
 import io
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from stages.config.schema import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, numbers
+
+SERVERS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 class TrackioRun(Run):
@@ -30,6 +33,13 @@ class TrackioRun(Run):
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+
+    def opening(self) -> str:
+        for variable in SERVERS:
+            if os.environ.get(variable):
+                return f"trackio has the runs: {variable}={os.environ[variable]}"
+        folder = shlex.quote(os.environ["TRACKIO_DIR"])
+        return f"trackio shows the runs: TRACKIO_DIR={folder} trackio show"
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)

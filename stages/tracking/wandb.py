@@ -5,6 +5,7 @@ Without an API key, runs are offline, and W&B does not ask for a key. `stage=syn
 import logging
 import netrc
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class WandbRun(Run):
 
     def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
         self.upload = settings.upload
+        self.files = files
         use_folder(files)
         import wandb
 
@@ -49,6 +51,13 @@ class WandbRun(Run):
                     "warning: W&B did not accept this run's inputs (%s)..",
                     error,
                 )
+        self.is_online = run_mode == "online"
+
+    def opening(self) -> str:
+        if self.is_online:
+            return f"W&B has the runs: {self.run.project_url}"
+        runs = shlex.quote(str(self.files))
+        return f"W&B kept the runs here. To send and see them: wandb sync {runs}/offline-run-*"
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)

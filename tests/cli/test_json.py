@@ -14,6 +14,7 @@ import pytest
 from stages.cli import json_output
 from stages.cli.json_output import COMMANDS_WITHOUT_RESULT
 from stages.commands import context
+from stages.commands.audit import AuditResult
 from stages.commands.compare import CompareResult
 from stages.commands.doctor import DoctorResult
 from stages.commands.gate import GateResult
@@ -23,7 +24,9 @@ from stages.commands.result import Reply, Result
 from stages.commands.run_result import RunResult
 from stages.config.choices import Command
 from stages.config.exit_codes import ExitCode, GateCode
-from tests.helpers import TINY, Chain, inside
+from stages.config.installation import arguments_of
+from stages.config.schema import Target
+from tests.helpers import TINY, Chain, inside, settings
 from tests.pipeline.test_damage import flip
 
 
@@ -50,6 +53,7 @@ def test_a_plan_is_an_object_for_this_machine_and_another(chain: Chain) -> None:
     planned = result(PlanResult, outputs, "stage=plan", "dpo.beta=0.7")
     nodes = {node["name"]: node for node in planned["nodes"]}
     assert nodes["dpo"]["changes"] == ["beta 0.1 -> 0.7"]
+    assert {"stage=report", "dpo.beta=0.7"} <= {*typed_arguments(planned["next_command"])}
     assert {name for name, node in nodes.items() if node["state"] == "cached"} >= {"sft", "pairs"}
     judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
     asked = result(PlanResult, outputs, "stage=plan", "label=judge", judge)
@@ -71,8 +75,45 @@ def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     assert Path(made["page"]).exists() and Path(made["labels_page"]).exists()
     assert made["next_command"].startswith("python run.py stage=reference recipe=tiny")
     report = result(RunResult, outputs, "stage=report")
-    assert report["page"] == str(chain.root / "report.html") and not report["next_command"]
+    assert report["page"] == str(chain.root / "report.html")
+    assert report["answers_page"] == str(chain.root / "answers.html")
+    following = typed_arguments(report["next_command"])
+    assert settings(*following).stage in (Command.chat, Command.export, Target.report)
     assert report["nodes"][-1]["metrics"]["verdict"]
+
+
+def typed_arguments(line: str) -> list[str]:
+    """Return the arguments of a command that a reply names."""
+    return [word for word in arguments_of(line) if not word.startswith("outputs=")]
+
+
+def test_an_audit_counts_the_rows_that_can_be_used_and_those_that_repeat(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
+        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
+        {"prompt": "Name a tree by the sea.", "chosen": "A tamarisk.", "rejected": "A pike."},
+        {"prompt": "Name a bird."},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ("stage=audit", "label=dataset", f"label.path={file}", f"outputs={tmp_path / 'outputs'}")
+    audit = result(AuditResult, *line)
+    assert (audit["rows"], audit["usable"], audit["repeats"]) == (4, 3, 1)
+    assert {code["code"]: code["rows"] for code in audit["codes"]}["duplicate"] == 1
+    assert [source["path"] for source in audit["sources"]] == [str(file)]
+    assert Path(audit["page"]).exists() and Path(audit["rows_file"]).exists()
+    assert "stage=plan" in typed_arguments(audit["next_command"])
+
+
+def test_a_run_names_the_file_of_the_rows_that_it_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Say {n}.", "completion": str(n)} for n in range(30)] + [{"prompt": "Say."}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"data.sources=[{{path: {file}}}]"
+    line = ("stage=source", "data.max_bad=0.1", source, f"outputs={tmp_path / 'outputs'}")
+    [node] = result(RunResult, *line)["nodes"]
+    assert Path(node["quarantine"]).read_text().count("\n") == 1
+    assert Path(node["quarantine"]).parent == Path(node["folder"])
 
 
 def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain) -> None:
@@ -136,7 +177,7 @@ def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_has_a_known_result_or_none() -> None:
     shown: set[Any] = {context.ContextResult, PlanResult, CalculatedPlan}
-    shown |= {CompareResult, GateResult, DoctorResult}
+    shown |= {AuditResult, CompareResult, GateResult, DoctorResult}
     for word in Command:
         module = importlib.import_module(f"stages.commands.{word}")
         returned = typing.get_type_hints(getattr(module, "run", None) or (lambda: None)).get(

@@ -121,15 +121,13 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     assert gain is not None
     assert gain.mean == pytest.approx(first.pass_rate.mean - sft.pass_rate.mean)
     assert gain.low <= gain.mean <= gain.high
-    assert "of 16 validation prompts" in group.conclusion
+    assert group.conclusion.startswith("No winner: 16 validation prompts cannot tell ")
     assert f"the difference, {gain.points()}, " in group.conclusion
     assert "is no more than chance" in group.conclusion
     [evaluation] = first.evaluations
     results = json.loads((compared.root / "eval" / evaluation / "results.json").read_text())
     expected = pytest.approx(results["primary"]["policy-sft"])
     assert vars(gain) == expected, "one difference has one interval, here and in the report"
-    is_better = first.pass_rate.mean <= sft.pass_rate.mean
-    assert ("better than SFT" in group.conclusion) == is_better
     assert "Too few" not in group.conclusion, "trained tasks speak for themselves"
     assert "on test once" in group.note
     assert "answer.split" not in group.note
@@ -250,5 +248,7 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(
     assert html.count('aria-label="Pass rate against KL: ') == 2
     assert all(row.fingerprint in html for row in rows_of(compared))
     assert html.count("<th ") == html.count('<th scope="'), "of a row or a column"
-    assert groups(compared)["validation"].conclusion in html.replace("<wbr>", "")
+    for group in groups(compared).values():
+        for sentence in group.conclusion.split(". "):
+            assert sentence in html.replace("<wbr>", "")
     assert fits(page, width, tmp_path)

@@ -15,7 +15,7 @@ from tests.helpers import inside, refuse_unread, settings
 
 FILE = ROOT / "docs" / "examples" / "preferences.jsonl"
 PAGE = context.run()
-LINES = [line.replace("=FILE", f"={FILE}") for line in PAGE.commands]
+LINES = [each.command.replace("=FILE", f"={FILE}") for each in PAGE.commands]
 
 
 def arguments(line: str) -> list[str]:
@@ -34,17 +34,27 @@ def test_its_commands_are_few_and_those_without_json_have_none() -> None:
     assert len(LINES) == 10
     with_json = [line for line in LINES if line.endswith("--json")]
     stages = {settings(*one_of_each(arguments(line))).stage for line in with_json}
-    assert stages == {"plan", "report", "compare", "gate", "examine"}
-    assert all(f"`{line}`" in PAGE.page for line in PAGE.commands)
+    assert stages == {"audit", "plan", "report", "compare", "gate", "examine"}
+    assert all(f"`{each.command}`" in PAGE.page for each in PAGE.commands)
 
 
 def test_it_names_all_codes_and_formats() -> None:
     assert MEANINGS.keys() == {*ExitCode} | {*GateCode}
+    assert {each.code: (each.meaning, each.gate) for each in PAGE.exit_codes} == MEANINGS
     reference = (ROOT / "docs" / "reference" / "stages-and-files.md").read_text()
     for code, meanings in MEANINGS.items():
         row = f"| {code} | {' | '.join(meanings)} |"
         assert row in reference and row in PAGE.page
     assert all(f"| `{name}` |" in PAGE.page for name in ("chosen_rejected", "compared", "scored"))
+
+
+def test_it_has_the_formats_and_stages_of_the_reference_by_column() -> None:
+    formats = {row["format"]: row["example"] for row in PAGE.files}
+    assert json.loads(formats["`compared`"].strip("`"))["winner"] == "a"
+    files_by_stage = {row["stage"]: row["files beside the manifest"] for row in PAGE.stages}
+    assert "pairs.parquet" in files_by_stage["`pairs`"]
+    assert "](" not in json.dumps([PAGE.files, PAGE.stages]), "links lead nowhere in JSON"
+    assert all(each.does and each.costs and each.refuses for each in PAGE.commands)
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_a_plan_shows_the_last_run_as_a_command_to_type(chain: Chain) -> None:
     assert command in plan.stdout.splitlines()
     assert "to build" not in plan.stdout and "Look first" not in plan.stdout
     reply = json.loads(inside("stage=plan", f"outputs={chain.root}", "--json").stdout)
-    assert reply["result"]["command"] == command and reply["result"]["look_at"] == []
+    assert reply["result"]["next_command"] == command and reply["result"]["look_at"] == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_plan_shows_the_last_run_as_a_command_to_type(chain: Chain) -> None:
 def test_a_recorded_program_or_server_is_to_be_looked_at(chain: Chain, setting: str) -> None:
     record(chain.root, shlex.join(["python", "run.py", "stage=report", "recipe=tiny", setting]))
     plan = shown(chain.root)
-    assert plan.command is not None and setting in shlex.split(plan.command)
+    assert plan.next_command is not None and setting in shlex.split(plan.next_command)
     [warned] = plan.look_at
     assert warned.startswith(setting)
 
@@ -99,7 +99,7 @@ def test_other_text_is_shown_and_is_no_command(
 ) -> None:
     record(chain.root, command)
     plan = shown(chain.root)
-    assert plan.command is None
+    assert plan.next_command is None
     plan.show()
     output = capsys.readouterr().out
     assert len(output.splitlines()) == 2 and len(output) < 1000
@@ -110,7 +110,7 @@ def test_the_shell_takes_a_shown_setting_as_text(chain: Chain) -> None:
     setting = "dpo.beta=$(touch${IFS}mark)"
     record(chain.root, f"python run.py stage=report {setting}")
     plan = shown(chain.root)
-    assert plan.command is not None and plan.command.endswith(f" '{setting}'")
+    assert plan.next_command is not None and plan.next_command.endswith(f" '{setting}'")
 
 
 @pytest.mark.extended
@@ -122,7 +122,7 @@ def test_a_report_without_settings_is_written_from_its_finished_nodes(chain: Cha
     end = end_of_last_run(Store(chain.root))
     assert end is not None and end.config == {"side_by_side": 2}
     # its own command has the run's settings, so that the next plan shows them, too
-    assert shown(chain.root).command == (
+    assert shown(chain.root).next_command == (
         f"python run.py stage=plan outputs={chain.root} recipe=tiny"
     )
     same = inside("stage=report", f"outputs={chain.root}", "report.side_by_side=2")

@@ -120,7 +120,7 @@ def test_the_total_names_the_nodes_it_leaves_out(built: Path, tmp_path: Path) ->
 def test_a_plan_names_the_limits_that_it_exceeds() -> None:
     node = plan.PlannedNode("sft", "sft", "a" * 12, "to build", [], math.nan, "RAM", 600.0)
     calls = PlannedCalls("label", "label.endpoints[0]", "m", 100, 1e4, 1e4, 7.5)
-    planned = plan.PlanResult([node], [calls], [])
+    planned = plan.PlanResult([node], [calls], [], None)
     assert plan.limit_sentences(RunLimits(minutes=11, money=8), planned) == []
     minutes, money = plan.limit_sentences(RunLimits(minutes=9, money=7), planned)
     assert minutes.startswith("limits.minutes=9: ") and "10.0 min" in minutes

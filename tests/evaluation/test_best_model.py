@@ -10,7 +10,7 @@ from tests.evaluation.simulated import Sweep
 PROMPTS = 300
 TASKS = 30
 FAMILIES = [str(i % TASKS) for i in range(PROMPTS)]
-DOES = "passes {} of 300 validation prompts"
+COUNTED = "300 validation prompts"
 
 
 def draw_outcomes(rng: np.random.Generator, *rates: float, alike: float = 0.7) -> np.ndarray:
@@ -24,7 +24,7 @@ def conclude(outcomes: np.ndarray, *names: str) -> str:
     """Return the conclusion on SFT and settings, listed by rate, highest first."""
     order = sorted(range(len(names)), key=lambda i: -outcomes[:, i].mean())
     models = [Contender(names[i], float(outcomes[:, i].mean()), names[i] == "SFT") for i in order]
-    return conclusion(models, DOES, compare_models(outcomes[:, order], FAMILIES))
+    return conclusion(models, COUNTED, compare_models(outcomes[:, order], FAMILIES))
 
 
 def test_one_setting_is_judged_as_its_evaluation_judges_it() -> None:
@@ -68,11 +68,37 @@ def test_a_better_setting_among_seven_is_found_more_often_than_not() -> None:
 def test_a_setting_that_is_better_is_found_among_many() -> None:
     outcomes = draw_outcomes(np.random.default_rng(3), 0.4, 0.42, 0.65, 0.38)
     text = conclude(outcomes, "SFT", "a", "b", "c")
-    assert text.startswith("Of 3 settings, b is the best")
+    assert text.startswith(f"b wins: it passes {outcomes[:, 2].mean():.1%} of {COUNTED}, SFT ")
 
 
 def test_where_sft_is_above_all_settings_none_is_called_better() -> None:
     text = conclude(draw_outcomes(np.random.default_rng(5), 0.6, 0.3, 0.2), "SFT", "a", "b")
     assert text.startswith("No setting is better than SFT")
     same = np.tile(draw_outcomes(np.random.default_rng(6), 0.5), 2)
-    assert conclude(same, "SFT", "a").startswith("No setting is better than SFT")
+    assert conclude(same, "SFT", "a").startswith(
+        f"No winner: {COUNTED} cannot tell a and SFT apart"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rates", "names", "beginning"),
+    [
+        ((0.4, 0.41, 0.42, 0.4), "abcd", "No winner: {} cannot tell these 4 settings apart"),
+        (
+            (0.4, 0.41, 0.42),
+            ("SFT", "a", "b"),
+            "No winner: {} cannot tell these 2 settings and SFT",
+        ),
+        ((0.5, 0.51, 0.2), "abc", "No winner: {} cannot tell 2 of the 3 settings apart"),
+        ((0.7, 0.4, 0.3), "abc", "a wins: it passes "),
+    ],
+)
+def test_it_begins_with_the_winner_or_with_how_many_prompts_tell_nothing_apart(
+    rates: tuple[float, ...], names: str, beginning: str
+) -> None:
+    outcomes = draw_outcomes(np.random.default_rng(7), *rates)
+    text = conclude(outcomes, *names)
+    assert text.startswith(beginning.format(COUNTED))
+    if len(set(rates)) == 3 and max(rates) == 0.7:
+        comparison = compare_models(outcomes, FAMILIES)
+        assert f"{comparison.corrected(1, 0).points()} over b" in text, "by how much it wins"

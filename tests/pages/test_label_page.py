@@ -13,7 +13,7 @@ from stages.config.errors import UNSEEN
 from stages.evaluation.labelling import Labelling
 from stages.pages import label_page
 from stages.store.records import Candidate, Example, Judgement, load, save
-from tests.browser import page_faults
+from tests.browser import foreign_scripts, page_faults
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
 from tests.labelers.judging import judging
@@ -101,7 +101,7 @@ def test_a_judge_labels_the_whole_chain_is_built_and_the_page_tells_what_it_is_w
     assert not re.findall(r"""(?:src|href)=["'](?!#)""", html), "self-contained"
 
     spoilt_html = label_page.page(spoilt(folder, tmp_path / "label" / folder.name))
-    assert "<script" not in spoilt_html
+    assert foreign_scripts(spoilt_html) == []
     assert "{{ 7 * 7 }}" in spoilt_html
     assert r"\x1b[2J\u202e\u200b" in spoilt_html
     assert not UNSEEN.search(spoilt_html.replace("\n", ""))

@@ -16,8 +16,9 @@ from stages.commands.run_result import page_address
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.pages.live import SILENT, LivePage
-from stages.pages.runs import note_sweep
+from stages.pages.runs import link_from_root, note_sweep
 from stages.store.store import Store
+from stages.store.workspace import Progress
 from tests.browser import CHROMIUM, browser, page_faults
 from tests.helpers import Chain, nodes
 
@@ -79,6 +80,8 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
         for node in page.nodes:
             page.tell(node, "reused")
     report = (chain.folder("report") / "report.html").read_bytes()
+    assert 'href="../../index.html"' in report.decode()
+    report = link_from_root(report)
     assert (chain.root / "report.html").read_bytes() == report
     planned = nodes(chain.root, "dpo.seed=7")
     left = Forecast(Store(chain.root)).seconds_left
@@ -93,6 +96,24 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     assert links == [f"pages/{other.file.name}", f"report/{page.target.fingerprint}/report.html"]
     assert all((chain.root / link).exists() for link in links), "no page of another run is lost"
     assert page_faults(chain.root / "index.html", tmp_path) == []
+
+
+def test_the_time_left_is_that_of_the_whole_run_or_names_what_is_not_counted(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Every node but SFT was measured here; in another store none was."""
+    for root, is_known in ((chain.root, True), (tmp_path / "new", False)):
+        page = live_page(root)
+        with page, Progress(100, "sft", "step") as progress:
+            progress.done = 50
+            page.tell(nodes(root)["sft"], "running")
+            page.look_ahead()
+            page.show()
+        left = page.forecast
+        assert left.startswith("The whole run: ")
+        assert ("DPO, Answers" in left) is not is_known
+        html = page.render(running=True, sentence="")
+        assert f'<p class="lead">{left}</p>' in html
 
 
 def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:
@@ -125,7 +146,7 @@ def test_a_killed_run_says_so_and_the_same_command_goes_on(tmp_path: Path) -> No
     process.wait()
     html = (store / "report.html").read_text()
     assert re.match(r"Running: \w|Starting", heading(store))
-    [written] = re.findall(r"Date\.now\(\) / 1000 - (\d+)", html)
+    [written] = re.findall(r'data-written="(\d+)"', html)
     later = tmp_path / "later.html"
     later.write_text(html.replace(written, str(int(written) - int(SILENT) - 1)))
     with browser(tmp_path / "browser") as tab:

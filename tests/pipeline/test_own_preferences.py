@@ -13,8 +13,10 @@ import pytest
 from stages.commands.export import evaluation_section
 from stages.evaluation.results import read_results
 from tests.helpers import Chain, build, refused
+from tests.pages.test_all_answers import content_of
 
 ROWS = 120
+LANGUAGES = ("de", "en", "fr")
 NOUNS = ("lamp", "chair", "kettle", "ladder", "bucket", "spoon", "garden", "river")
 
 
@@ -39,7 +41,8 @@ def preferences(row: Callable[[str, str, str], dict[str, Any]]) -> list[dict[str
     rows = []
     for i in range(ROWS):
         prompt = f"Describe the {NOUNS[i % len(NOUNS)]} number {i}."
-        rows.append(row(prompt, "It is useful and clean.", "No idea, ask somebody else."))
+        values = row(prompt, "It is useful and clean.", "No idea, ask somebody else.")
+        rows.append({**values, "language": LANGUAGES[i % len(LANGUAGES)]})
     return rows
 
 
@@ -90,3 +93,8 @@ def test_a_file_of_preferences_comes_to_its_own_verdict(file: File, tmp_path: Pa
     assert f" of {held_out[1]} held-out {held_out[2]}" in headline
     results = read_results(chain.folder("eval", *typed))
     assert verdict in evaluation_section(results, 0.95)
+    shown = content_of((chain.root / "answers.html").read_text())["prompts"]
+    assert len(shown) == results["learnt"]["prompts"], "every held-out prompt"
+    assert {each["columns"]["language"] for each in shown} <= {*LANGUAGES}
+    assert all(each["reference"] for each in shown) or file.more == ("align=kto",)
+    assert all(len(each["answers"]) == len(results["models"]) for each in shown)

@@ -13,7 +13,7 @@ from stages.config.errors import UNSEEN
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
-from tests.browser import CHROMIUM, browser, page_faults
+from tests.browser import CHROMIUM, browser, foreign_scripts, page_faults
 from tests.helpers import Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
@@ -21,6 +21,7 @@ from tests.stages.test_eval import evaluated
 DESK = 900  # pixels
 PHONE = 844
 MOST_WORDS = 95
+TEXTS_OF = "[...document.querySelectorAll('{}')].map(e => e.textContent)"
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
     "\x1b[2J\x9b31m\x00\r\u202eright to left\u2066\u200b\ufeff\u2028\U000e0041"
@@ -70,6 +71,31 @@ def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
 
 
+@pytest.mark.extended
+def test_each_command_is_copied_by_a_button_and_every_fold_has_its_own_name(
+    built: Path, tmp_path: Path
+) -> None:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with browser(tmp_path / "browser") as tab:
+        tab.open(built / "report.html", 1440)
+        commands = tab.evaluate(TEXTS_OF.format("code.command"))
+        names = tab.evaluate("[...document.querySelectorAll('button.copy')].map(b => b.ariaLabel)")
+        assert names == [f"copy: {command}" for command in commands]
+        assert "python run.py recipe=from_preferences data.path=FILE" in commands
+        tab.pipe.tell("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+        tab.tell("Page.bringToFront")
+        tab.evaluate("document.querySelector('button.copy').click()")
+        copied = "document.querySelector('button.copy').ariaLabel"
+        wait = "new Promise(done => setTimeout(done, 200))"
+        tab.evaluate(wait)
+        assert tab.evaluate(copied) == f"copied: {commands[0]}"
+        folds = tab.evaluate(
+            "[...document.querySelectorAll('summary')].map(s => s.ariaLabel || s.textContent)"
+        )
+        assert len({*folds}) == len(folds)
+
+
 def bottom_of(tab: Any, selector: str) -> float:
     """Return where an element ends, in pixels from the top of the page."""
     return float(
@@ -81,15 +107,17 @@ def test_model_text_is_escaped_and_nothing_is_fetched(page: Path, built: Path) -
     html = page.read_text()
     tokens = json.loads((Chain(built).folder("sft") / "token_example.json").read_text())
     assert html.count('<span class="trained') == sum(t["trained"] for t in tokens)
-    assert "<script" not in html
+    assert foreign_scripts(html) == []
     curves = html.split('<section id="curves">')[1].split("</section>")[0]
     assert "&lt;script&gt;" in curves
     assert "&lt;script&gt;" in html.replace(curves, "")
     assert r"\x1b[2J\x9b31m\x00\r\u202eright" in html
     assert not UNSEEN.search(html.replace("\n", "").replace("\t", ""))
-    assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, (
-        "which lies beside it"
-    )
+    assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {
+        "labels.html",
+        "answers.html",
+        "../../index.html",
+    }, "the files beside it and the list of runs"
 
 
 def test_thoughts_change_no_result_and_are_shown_folded(chain: Chain, tmp_path: Path) -> None:
@@ -114,7 +142,7 @@ def test_thoughts_change_no_result_and_are_shown_folded(chain: Chain, tmp_path: 
     report.run(settings("recipe=tiny").report, inputs | {"eval": folder}, work(tmp_path))
     first_screen, rest = (tmp_path / "report.html").read_text().split("<h2", 1)
     assert "So:" not in first_screen
-    cards = re.findall(r"<details><summary>thought</summary><pre>So: (.*?)</pre></details>", rest)
+    cards = re.findall(r"<summary>thought of DPO</summary><pre>So: (.*?)</pre></details>", rest)
     assert cards
     assert {*cards} <= {"&lt;br&gt;", "no end"}
 

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from stages.commands.sync import run_id
 from stages.config.schema import TRACKERS
 from stages.store.workspace import read_curves
 from stages.tracking.tables import read_tables
-from tests.helpers import INSTALLED, ROOT, SECRET
+from tests.helpers import INSTALLED, ROOT, SECRET, command
 from tests.tracking.test_tracking import records
 
 Curves = dict[str, dict[int, float]]  # the values of a metric by step
@@ -204,3 +205,28 @@ def test_a_stopped_attempt_and_the_next_are_one_group_and_nobody_is_asked(tmp_pa
         for run in (first, second):
             told = READERS[tracker](tmp_path, run)
             assert (told.group, told.curves["loss"]) == (node, {1: 1.0}), tracker
+
+
+@pytest.mark.extended
+def test_a_runs_last_lines_name_the_commands_that_open_what_was_tracked(tmp_path: Path) -> None:
+    """W&B is offline: it has no key."""
+    store = tmp_path / "a store"
+    names = [name for name in ("wandb", "tensorboard") if name in INSTALLED]
+    line = (
+        "recipe=tiny",
+        "stage=data",
+        f"tracker=[{','.join(names)}]",
+        f"outputs={store}",
+        "--json",
+    )
+    openings = json.loads(command(*line).stdout)["result"]["trackers"]
+    for name, opening in zip(names, openings, strict=True):
+        words = shlex.split(opening)
+        folder = store / "cache" / name
+        if name == "wandb":
+            assert words[-3:-1] == ["wandb", "sync"]
+            assert [*folder.glob(Path(words[-1]).name)], "the pattern means its runs"
+            assert Path(words[-1]).parent == folder
+        else:
+            assert words[-3:] == ["tensorboard", "--logdir", str(folder)]
+            assert [*folder.rglob("*tfevents*")]

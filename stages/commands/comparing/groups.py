@@ -90,7 +90,7 @@ def compare_group(rows: list[MeasuredModel]) -> ComparedGroup:
     return ComparedGroup(
         title=f"{prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
-        conclusion=conclusion(contenders, f"passes {{}} of {prompts}", comparison) + first.caveat,
+        conclusion=conclusion(contenders, prompts, comparison) + first.caveat,
         note=selection_note(settings, split),
         has_gains=any(setting.is_sft for setting in settings),
         tasks_drawn=first.tasks_drawn,

@@ -22,6 +22,7 @@ from stages.evaluation.outcomes import (
     speaks_for_other_tasks,
 )
 from stages.evaluation.results import Results, read_results
+from stages.pages.control_name import name_control
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
 from stages.store.store import Store
@@ -90,7 +91,7 @@ def read_evaluation(
     """Return the results of an evaluation, and all outcomes on the prompts of its endpoint. Raise UserError if its files
     or prompts are damaged or deleted, or if it has no pass rates of SFT."""
     store.verify(folder, weights=False)
-    results = read_results(folder)
+    results = name_control(read_results(folder))
     endpoint = results.endpoint
     if not endpoint or name_of_sft(manifest) not in results.models:
         raise UserError(f"it has no pass rates of SFT: {results.verdict}")

@@ -19,15 +19,25 @@ class Forecast:
         self.store = store
         self.measured = dict[str, float]()  # seconds of earlier runs, by fingerprint
 
-    def seconds_left(self, running: Node, progress: Progress, waiting: list[Node]) -> float:
-        """Return the seconds; nan after too few steps, or if a node that waits was never measured, or waits for servers
-        or people."""
+    def seconds_left(
+        self, running: Node, progress: Progress, waiting: list[Node]
+    ) -> tuple[float, list[Node]]:
+        """Return the seconds of all nodes whose time is known, and the waiting nodes whose time is not: those that were
+        never measured, or that wait for servers or people. The seconds are nan after too few steps."""
         steps_done = progress.done - progress.first_row
         if steps_done < FEWEST_STEPS:
-            return math.nan
+            return math.nan, []
         seconds_per_step = (time.monotonic() - progress.started) / steps_done
         steps_left = progress.total - progress.done
-        return seconds_per_step * steps_left + sum(map(self.earlier_seconds, waiting))
+        seconds = seconds_per_step * steps_left
+        unknown = list[Node]()
+        for node in waiting:
+            earlier = self.earlier_seconds(node)
+            if math.isnan(earlier):
+                unknown.append(node)
+            else:
+                seconds += earlier
+        return seconds, unknown
 
     def earlier_seconds(self, node: Node) -> float:
         """Return the seconds that the nearest earlier node took; nan if it is not known."""

@@ -1,0 +1,19 @@
+"""The one name that the control, SFT on the chosen answers alone, has on all pages and in comparisons."""
+
+from dataclasses import replace
+
+from stages.evaluation.outcomes import differences
+from stages.evaluation.results import Results
+from stages.pages.glossary import TEXTS
+
+CONTROL = "plain SFT"  # in a sentence
+CONTROL_TITLE: str = TEXTS["steps"]["control"][0]
+
+
+def name_control(results: Results) -> Results:
+    """Return the results of an evaluation in which the control has this name."""
+    if "control" not in results.models:
+        return results
+    titles = {**results.models, "control": CONTROL_TITLE}
+    named = {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()}
+    return replace(results, models=titles, differences=named)
