@@ -318,7 +318,7 @@ def turn_around(pair: Pair) -> Pair:
         rejected_token_ids=pair.chosen_token_ids,
         rejected_tokenizer=pair.chosen_tokenizer,
         rejected_policy=pair.chosen_policy,
-        chosen_first=not pair.chosen_first,
+        chosen_first=None if pair.chosen_first is None else not pair.chosen_first,
     )
 
 
@@ -331,6 +331,7 @@ def make_pair(judged: JudgedPrompt, contrast: Contrast, labeler: str, strategy: 
     """Return a contrast as a training pair. `split_rows` holds some of them out."""
     prompt, places = judged.prompt, judged.places
     better, worse = contrast.better, contrast.worse
+    is_first = places[better.candidate_id] < places[worse.candidate_id]
     return Pair(
         id=records.content_id(prompt.id, better.text, worse.text),
         prompt_id=prompt.id,
@@ -350,5 +351,6 @@ def make_pair(judged: JudgedPrompt, contrast: Contrast, labeler: str, strategy: 
         rejected_finish_reason=worse.finish_reason,
         chosen_policy=better.policy,
         rejected_policy=worse.policy,
-        chosen_first=places[better.candidate_id] < places[worse.candidate_id],
+        # the order of sampled candidates means nothing
+        chosen_first=is_first if labeler == "dataset" else None,
     )

@@ -134,8 +134,10 @@ class Difference:
         nearer, farther = exact.low * self.step, exact.high * self.step
         low, high = (self.bound(side, confidence) for side in (-1.0, 1.0))
         if self.mean >= 0:
-            return Interval(self.mean, min(low, nearer), max(high, farther))
-        return Interval(self.mean, min(low, -farther), max(high, -nearer))
+            low, high = min(low, nearer), max(high, farther)
+        if self.mean <= 0:
+            low, high = min(low, -farther), max(high, -nearer)
+        return Interval(self.mean, low, high)
 
     def bound(self, side: float, confidence: float) -> float:
         """Return the last difference on the way to `side`, -1 or 1, that the test does not reject."""

@@ -207,7 +207,7 @@ class Judgement:
 class Pair:
     """A preference pair in TRL's conversational columns, with its origin and, for sampled completions, their token
     ids. A chosen completion always ended its turn. A rejected one may have been truncated (finish reason length).
-    `chosen_first`: the pool lists chosen before rejected; None if unknown. `repeats`: the pair is held out, and nearly
+    `chosen_first`: the file of preferences lists chosen before rejected; None for other pairs. `repeats`: the pair is held out, and nearly
     equals a training pair."""
 
     id: str
