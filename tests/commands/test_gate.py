@@ -57,9 +57,10 @@ def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_
 
 
 def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Path) -> None:
-    old, _ = (published(built, tmp_path / name, measured(1)) for name in ("old", "new"))
-    manifest = json.loads((old / "manifest.json").read_text())
-    (old / "manifest.json").write_text(json.dumps(manifest | {"version": manifest["version"] - 1}))
+    old = published(built, tmp_path / "old", measured(100))
+    new = published(built, tmp_path / "new", measured(1))
+    manifest = json.loads((new / "manifest.json").read_text())
+    (new / "manifest.json").write_text(json.dumps(manifest | {"version": manifest["version"] + 1}))
     ran = inside("stage=gate", f"outputs={tmp_path / 'new'}", f"gate.against={old}")
     assert (
         ran.returncode == 2 and "rebuild=eval" in ran.stdout and str(tmp_path / "old") in ran.stdout
