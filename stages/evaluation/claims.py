@@ -154,7 +154,7 @@ def learnt(figures: Learnt, kl: Mapping[str, Divergence]) -> Claim:
     did it move? Pairs that repeat a training pair do not count. `kl`: by role."""
     claimed = figures.claimed
     share = claimed.ratio["policy"]
-    figure = f"{share.mean:.0%} of {claimed.of} ({share.low:.0%} to {share.high:.0%}), {size(claimed, kl)}"
+    figure = f"{share.share()} of {claimed.of}, {size(claimed, kl)}"
     return Claim(learnt_word(claimed), figure, claimed.of, note_on_pairs(figures))
 
 
@@ -163,10 +163,9 @@ def learnt_word(figures: Learnt) -> Word:
     if figures.moved["policy"] < LEAST_MOVED:
         return Word.unmoved
     word = word_of(figures.ratio["policy"], HALF)
-    blind = figures.blind
-    if word is not Word.better or not blind or word_of(blind.share, HALF) is not Word.better:
+    if word is not Word.better or not figures.blind:
         return word
-    unexplained = beyond_rule(blind)
+    unexplained = beyond_rule(figures.blind)
     if unexplained.is_better:
         return Word.better
     return Word.shortcut if unexplained.is_worse else Word.perhaps
@@ -346,13 +345,12 @@ def learnt_clause(results: Results, figures: Learnt) -> str:
     explains."""
     claim = learnt(figures, results.kl)
     claimed = figures.claimed
-    share = f"{claimed.ratio['policy'].share()} of {claimed.of}"
-    gained = f"it gained more on the better answer in {share}, {size(claimed, results.kl)}"
+    gained = f"it gained more on the better answer in {claim.figure}"
     if claim.note:
         whether = f"{claim.note.capitalize()} whether {results.policy} learnt the preferences"
         return f"{whether}: {gained}"
     says = claim.says("learnt", model=results.policy)
-    beyond = beyond_clause(claimed.blind) if claimed.blind else ""
+    beyond = beyond_clause(claim, claimed.blind) if claimed.blind else ""
     return f"{repeats_clause(figures)}{says}: {gained}{beyond}"
 
 
@@ -363,12 +361,15 @@ def repeats_clause(figures: Learnt) -> str:
     return f"{figures.repeats:,} of {figures.of} repeat a training pair; on the others "
 
 
-def beyond_clause(blind: BlindRule) -> str:
-    """Return the clause on the pairs that the best blind rule leaves unexplained."""
-    goes_by, _ = BLIND_RULES[blind.rule]
+def beyond_clause(claim: Claim, blind: BlindRule) -> str:
+    """Return the clause on the pairs that the best blind rule leaves unexplained, with a word if there is a gain to
+    explain. `claim`: of all pairs."""
     unexplained = beyond_rule(blind)
-    says = unexplained.says("beyond", rule=goes_by)
-    return f"; on {unexplained.scope}: {unexplained.figure}, {says}"
+    clause = f"; on {unexplained.scope}: {unexplained.figure}"
+    if claim.word not in (Word.better, Word.perhaps, Word.shortcut):
+        return clause
+    goes_by, _ = BLIND_RULES[blind.rule]
+    return f"{clause}, {unexplained.says('beyond', rule=goes_by)}"
 
 
 def judged_sentence(row: Judged | Waiting, policy: str) -> str:

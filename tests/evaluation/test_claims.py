@@ -245,7 +245,8 @@ def words_of(changed: Results) -> set[str]:
     if claim.note:
         return {"noted"}
     made = {claim.word.name}
-    if blind := changed.learnt.claimed.blind:
+    blind = changed.learnt.claimed.blind
+    if blind and claim.word in (Word.better, Word.perhaps, Word.shortcut):
         by_rule = claims.beyond_rule(blind).word
         # On these pairs, to lose is to follow the rule, and no difference cannot be told from it.
         made.add({"worse": "shortcut", "same": "unknown"}.get(by_rule.name, by_rule.name))
