@@ -149,13 +149,12 @@ def count(claims: Iterable[Claim]) -> tuple[int, int]:
     return words.count("good"), words.count("bad")
 
 
-def learnt(figures: Learnt, kl: Mapping[str, Divergence]) -> Claim:
-    """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer, and how far
-    did it move? Pairs that repeat a training pair do not count. `kl`: by role."""
+def learnt(figures: Learnt) -> Claim:
+    """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer? Pairs that
+    repeat a training pair do not count."""
     claimed = figures.claimed
-    share = claimed.ratio["policy"]
-    figure = f"{share.share()} of {claimed.of}, {size(claimed, kl)}"
-    return Claim(learnt_word(claimed), figure, claimed.of, note_on_pairs(figures))
+    share = claimed.ratio["policy"].share()
+    return Claim(learnt_word(claimed), share, claimed.of, note_on_pairs(figures))
 
 
 def learnt_word(figures: Learnt) -> Word:
@@ -190,8 +189,8 @@ def beyond_rule(blind: BlindRule) -> Claim:
 
 
 def size(figures: Learnt, kl: Mapping[str, Divergence]) -> str:
-    """Return how far the policy moved: `moved 0.37 nats a token, KL 0.052`. A share alone has no size."""
-    moved = f"moved {figures.moved['policy']:.2g} nats a token"
+    """Return how far the policy moved: `moved 0.37 nats a token, KL 0.052`. A share alone has no size. `kl`: by role."""
+    moved = f"moved {figures.claimed.moved['policy']:.2g} nats a token"
     return f"{moved}, KL {kl['policy'].per_token:.2g}" if "policy" in kl else moved
 
 
@@ -206,8 +205,8 @@ def learnt_over_control(figures: Learnt) -> Claim:
     claimed = figures.claimed
     by_sum, by_token = claimed.sum[OVER_CONTROL], claimed.per_token[OVER_CONTROL]
     figure = (
-        f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()} (short answers gain); "
-        f"{points(by_token.mean)} per token, {by_token.bounds()} (long answers gain)"
+        f"{points(by_sum.mean)} by log-prob ({by_sum.bounds()}; short answers gain), "
+        f"{points(by_token.mean)} per token ({by_token.bounds()}; long gain)"
     )
     words = {word_of(by_sum), word_of(by_token)}
     return Claim(word_of_measures(words), figure, claimed.of, note_on_pairs(figures))
@@ -336,21 +335,22 @@ def learnt_sentence(results: Results, figures: Learnt) -> str:
     sentence = f"{learnt_clause(results, figures)}{results.cautions}."
     over = learnt_over_control(figures) if has_control(figures) else None
     if over and not over.note:
-        sentence += f" {over.says('over_plain', model=results.policy)}: {over.figure}."
+        says = over.says("over_plain", model=results.policy)
+        sentence += f" {says[:1].upper()}{says[1:]}: {over.figure}."
     return sentence
 
 
 def learnt_clause(results: Results, figures: Learnt) -> str:
     """Return whether the policy learnt its preferences, on which pairs, how far it moved, and what no blind rule
     explains."""
-    claim = learnt(figures, results.kl)
-    claimed = figures.claimed
-    gained = f"it gained more on the better answer in {claim.figure}"
+    claim = learnt(figures)
+    gained = f"it gained more on the better answer in {claim.figure} of {claim.scope}, {size(figures, results.kl)}"
     if claim.note:
         whether = f"{claim.note.capitalize()} whether {results.policy} learnt the preferences"
         return f"{whether}: {gained}"
     says = claim.says("learnt", model=results.policy)
-    beyond = beyond_clause(claim, claimed.blind) if claimed.blind else ""
+    blind = figures.claimed.blind
+    beyond = beyond_clause(claim, blind) if blind else ""
     return f"{repeats_clause(figures)}{says}: {gained}{beyond}"
 
 

@@ -51,11 +51,11 @@ NOTE = "too few tasks to say"
 WORDS = {
     "better": re.compile(
         r"\b(better(?! (answers?|on 0|by one))|helped|passes more|added more|more than chance|"
-        r"(?<!perhaps )learnt (?!the opposite|a shortcut)|so not by)\b",
+        r"(?<!perhaps )learnt (?!the opposite|a shortcut)|so not by|more than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
     "worse": re.compile(
-        r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|learnt less)\b",
+        r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|less than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
     "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
@@ -241,7 +241,7 @@ def with_control(content: Any) -> Any:
 def words_of(changed: Results) -> set[str]:
     """Return the names in WORDS of all claims on the preferences of these results."""
     assert changed.learnt
-    claim = claims.learnt(changed.learnt, changed.kl)
+    claim = claims.learnt(changed.learnt)
     if claim.note:
         return {"noted"}
     made = {claim.word.name}
