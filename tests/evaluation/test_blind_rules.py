@@ -55,6 +55,9 @@ def test_the_rule_is_chosen_on_training_pairs_and_counted_on_held_out_pairs() ->
     assert figures.share.low < 0.8 < figures.share.high
     assert (figures.wrong, figures.silent, figures.unexplained) == (12, 8, 20)
     assert figures.gained == {"policy": 5 + 6}
+    gained = figures.shares["policy"]
+    assert gained.mean == pytest.approx((5 + 6 + 2 / 2) / 20), "an equal gain counts half"
+    assert gained.low < gained.mean < gained.high
 
 
 def test_a_policy_that_learnt_length_alone_gained_nothing_where_length_is_wrong() -> None:

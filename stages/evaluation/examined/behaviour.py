@@ -21,7 +21,7 @@ def labels_reversed(found: Examined) -> str:
     claim = claims.learnt(learnt)
     if not claim.is_worse:
         return ""
-    return f"{claim.says('learnt', model='it')}: it favours the better answer in {learnt.ratio['policy'].mean:.0%} of {learnt.of}"
+    return f"{claim.says('learnt', model='it')}: it gained more on the better answer in {claim.figure} of {claim.scope}"
 
 
 def end_not_learnt(found: Examined) -> str:
