@@ -66,7 +66,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
     `outcomes.parquet` (pass or fail for every answer to a prompt with checks) and `measures.parquet` (for the gate).
     Raise UserError if no prompt and no held-out pair is left to evaluate."""
-    if "base" in inputs and manifest_of(inputs["base"])["config"]["random_init"]:
+    is_rehearsal = "base" in inputs and bool(manifest_of(inputs["base"])["config"]["random_init"])
+    if is_rehearsal:
         out.warn(
             "the base has random weights, as with scale=toy: the verdict says nothing of your data."
         )
@@ -153,7 +154,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results = replace(results, verdict=claims.verdict(results))
 
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
-    gate_measures += policy_measures(checked, unchecked, answers)
+    gate_measures += answer_measures(checked, unchecked, answers)
     # other held-out pairs are of each run's own samples
     if parts[0] == "learnt":
         gate_measures += pair_measures
@@ -174,6 +175,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_left_out": left_out,
+        "rehearsal": is_rehearsal,
         **rates,
         **{name: content[name] for name in names},
         "summary": results.verdict,
@@ -193,10 +195,10 @@ def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> U
     )
 
 
-def policy_measures(
+def answer_measures(
     checked: Checked, unchecked: dict[str, Table], answers: Answers
 ) -> list[measures.Measure]:
-    """Return the measures of each answer of the policy, by which the gate compares two runs."""
+    """Return the measures of each answer of every model, by which the gate compares two runs or two models."""
     passes = dict[str, Table]()
     if checked.primary:
         passes[measures.PASSES] = checked.primary
@@ -204,7 +206,10 @@ def policy_measures(
         if table is not checked.primary:
             passes[f"{measures.PASSES} of {name}"] = table
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
-    return measures.measure_answers(tables, passes, answers["policy"])
+    rows = list[measures.Measure]()
+    for role, of_role in answers.items():
+        rows += measures.measure_answers(tables, passes, of_role, role)
+    return rows
 
 
 def parts_of_verdict(

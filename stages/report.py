@@ -3,12 +3,13 @@
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.config.schema import POLICY_STAGES, Report
-from stages.evaluation import benchmarks, rounds, suite_results
+from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
+from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
@@ -89,7 +90,7 @@ def next_command(page: dict[str, Any]) -> str | None:
     for _, command in page["steps"]:
         if command and JUDGE not in command:
             return str(command)
-    is_trained = page["runs"][0]["seed"] is not None
+    is_trained = page["runs"][0].seed is not None
     return f"{run_command(page['origin'])} stage=chat" if is_trained else None
 
 
@@ -140,6 +141,12 @@ def read_template_values(
             inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
         faults = f"{examined['sentence']}. "
+    ship = gate_claim(
+        cfg,
+        [inputs[each.role] for each in runs],
+        results.before,
+        claims.note_of_run(nodes["eval"]),
+    )
     headline = Headline(
         results,
         len(trained_seeds),
@@ -166,7 +173,7 @@ def read_template_values(
         "sentence": faults + first_screen.sentence(results, nodes, taught),
         "rates": first_screen.rates(results, taught),
         "in_any_form": first_screen.rates_in_any_form(results, taught),
-        "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
+        "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"]), ship),
         "example": first_screen.example(answers),
         "changed_words": changed_words,
         "chain": first_screen.chain(nodes),
@@ -205,6 +212,15 @@ def read_template_values(
         "reward": reward_figures(nodes),
         "origin": nodes["eval"],
     }
+
+
+def gate_claim(cfg: Report, evaluations: Sequence[Path], before: str, note: str) -> Claim | None:
+    """Return what the gate says of the policy against the model before it, None if nothing was measured of both.
+    `evaluations`: their folders, one per seed; `note`: why nothing can be said, or ''."""
+    old = [noninferiority.read_measures(folder, before) for folder in evaluations]
+    new = [noninferiority.read_measures(folder) for folder in evaluations]
+    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence)
+    return noninferiority.claim_of_all(lines, note) if lines else None
 
 
 def sentence_by_section(

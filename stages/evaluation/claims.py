@@ -23,11 +23,13 @@ from stages.evaluation.results import (
     Row,
     Waiting,
 )
+from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.truncation import MOST
 
 ANSWERS: dict[str, dict[str, str]] = read_beside(__file__)
 HALF = 0.5  # the share right by chance
+REHEARSAL = "a rehearsal"  # the note on what a model with random weights before training says
 ENOUGH_JUDGED = 20  # fewest judged prompts for a verdict
 LABELERS = {
     "human": "People",
@@ -79,7 +81,8 @@ class Claim:
         """Return the answer with the figure behind it: `better (+8.6 points, +2.6 to +15.8; 800 prompts)`."""
         if self.note:
             return self.note
-        return f"{self.says(question)} ({self.figure}; {self.scope})"
+        behind = "; ".join(filter(None, (self.figure, self.scope)))
+        return f"{self.says(question)} ({behind})"
 
     @property
     def is_better(self) -> bool:
@@ -96,7 +99,7 @@ class Claim:
     @property
     def state(self) -> str:
         """The state of a lamp: good, bad or none."""
-        if self.is_better:
+        if self.is_better or (self.word is Word.not_worse and not self.note):
             return "good"
         return "bad" if self.is_worse else "none"
 
@@ -157,8 +160,13 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
     return Word.preferred if word is Word.better else Word.rejected
 
 
+def note_of_run(evaluation: Manifest) -> str:
+    """Return the note on all claims of a run whose base has random weights, else ''."""
+    return REHEARSAL if evaluation["metrics"].get("rehearsal") else ""
+
+
 def gate(code: GateCode, figure: str = "", scope: str = "", note: str = "") -> Claim:
-    """Return the claim of a measure of an earlier policy and a later one, by the outcome of its tests."""
+    """Return the claim of a measure of two models, or of all measures of them, by the outcome of their tests."""
     return Claim(GATE_WORDS[code], figure, scope, note)
 
 
