@@ -141,6 +141,18 @@ def learnt_over_control(figures: Learnt) -> Claim:
     return Claim(word_of(shares["policy-control"]), figure, figures.of, figures.note)
 
 
+def over_seeds(gain: Interval, seeds: int, note: str = "") -> Claim:
+    """Return the claim of a difference of pass rates over seeds."""
+    figure = f"{points(gain.mean)} points, {gain.bounds()} by seed"
+    return Claim(word_of(gain), figure, f"{seeds} seeds", note)
+
+
+def learnt_over_seeds(share: Interval, seeds: int, note: str = "") -> Claim:
+    """Return the claim of the share of held-out pairs that the policy favours, over seeds."""
+    figure = f"{share.mean:.0%} of held-out pairs, {share.low:.0%} to {share.high:.0%} by seed"
+    return Claim(word_of(share, HALF), figure, f"{seeds} seeds", note)
+
+
 def judged(figures: Judged) -> Claim:
     """Return the claim of a labeler's judgements of the policy's answers against another model's."""
     figure = f"wins {figures.rates.win_rate.share()}"

@@ -1,5 +1,9 @@
-"""Several seeds of the same recipe: the results of each, and of all with every prompt's outcomes averaged."""
+"""Several seeds of the same recipe: the results of each, and of all.
 
+There are two questions. *These seeds*: every prompt's outcomes are averaged over seeds, with an interval over other
+prompts. *Other seeds*: each seed gives one figure, and Student's interval over seeds is about the recipe."""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +12,18 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.checked import Checked
+from stages.evaluation.estimate import over_seeds
+from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
-from stages.evaluation.results import Results, Row, read_results
+from stages.evaluation.results import Learnt, Results, Row, read_results
+from stages.pages.control_name import CONTROL
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.records import Example, load, stream
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"
+FILE = "seeds.json"  # beside the report, if it has several seeds
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,28 @@ class SeedRun:
 
 
 @dataclass(frozen=True)
-class OverSeeds:
-    """Rates and differences over all seeds by group of prompts, and a sentence on the primary endpoint."""
+class BySeed:
+    """A share or a difference of each seed, and their mean with Student's interval over seeds."""
 
+    values: list[float]
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The results of all seeds.
+
+    Args:
+        groups: rates and differences by group of prompts, each prompt's outcomes averaged; empty without checks.
+        checks: each difference on the primary endpoint, by name; empty without checks.
+        learnt: of held-out pairs, by role and difference; empty without any.
+        headline: what the first screen says, or ''."""
+
+    seeds: list[int | None]
     groups: dict[str, Row]
+    checks: dict[str, BySeed]
+    learnt: dict[str, BySeed]
+    headline: str
     sentence: str
 
 
@@ -49,12 +75,47 @@ def read_runs(
     ]
 
 
-def summary(runs: list[SeedRun], inputs: dict[str, Path], confidence: float) -> OverSeeds | None:
-    """Return the results over all seeds. None for one seed, and without checks. `confidence`: that of the intervals."""
-    first = runs[0].results
-    endpoint, main, policy = first.endpoint, first.main_difference, first.policy
-    if len(runs) < 2 or not endpoint:
+def summary(
+    runs: list[SeedRun], inputs: dict[str, Path], confidence: float, note: str = ""
+) -> OverSeeds | None:
+    """Return the results over all seeds. None for one seed, and without checks and held-out pairs. `confidence`: that of
+    the intervals; `note`: why nothing can be said, or ''."""
+    if len(runs) < 2:
         return None
+    first = runs[0].results
+    groups = average_groups(runs, inputs, confidence) if first.endpoint else {}
+    checks = {
+        name: of_differences(runs, str(first.endpoint), name, confidence)
+        for name in first.differences
+        if groups
+    }
+    learnt = of_pairs(runs, confidence)
+    if not checks and not learnt:
+        return None
+    headlines, sentences = list[str](), list[str]()
+    if checks:
+        over_all = groups[str(first.endpoint)]
+        sentences.append(sentence_on_checks(runs, over_all))
+        headlines.append(on_checks(first, checks, len(runs), note or over_all.note))
+    if first.learnt and learnt:
+        headlines.insert(0, on_pairs(first, learnt, len(runs), note or first.learnt.note))
+    if len(runs) < ENOUGH_SEEDS:
+        sentences.append(f"Fewer than {ENOUGH_SEEDS} seeds say little about the recipe.")
+    clauses = [clause for clause in headlines if clause]
+    return OverSeeds(
+        seeds=[run.seed for run in runs],
+        groups=groups,
+        checks=checks,
+        learnt=learnt,
+        headline="".join(clauses[:1]),
+        sentence=" ".join(sentences + clauses),
+    )
+
+
+def average_groups(
+    runs: Sequence[SeedRun], inputs: dict[str, Path], confidence: float
+) -> dict[str, Row]:
+    """Return rates and differences by group of prompts, each prompt's outcomes averaged."""
     outcomes = [load(inputs[run.role] / "outcomes.parquet", Outcome) for run in runs]
     asked = {row.prompt_id for row in outcomes[0]}
     data, outside = (
@@ -67,25 +128,80 @@ def summary(runs: list[SeedRun], inputs: dict[str, Path], confidence: float) -> 
     is_own = np.array([e.id not in data for e in average.prompts], bool)
     checked = Checked(average.where(~is_own), average.where(is_own).by("task"))
     level = Eval(confidence=confidence)
-    groups = {name: rate_row(table, level) for name, table in checked.groups.items()}
-    over_all = groups[endpoint]
+    return {name: rate_row(table, level) for name, table in checked.groups.items()}
+
+
+def of_differences(runs: Sequence[SeedRun], endpoint: str, name: str, confidence: float) -> BySeed:
+    """Return a difference of pass rates by seed."""
+    rows = [run.results.groups[endpoint] for run in runs]
+    values = [row[name].mean for row in rows]
+    step = 1 / min(row.prompts for row in rows)
+    return BySeed(values, over_seeds(values, step, confidence=confidence))
+
+
+def of_pairs(runs: Sequence[SeedRun], confidence: float) -> dict[str, BySeed]:
+    """Return the shares of held-out pairs and their differences by seed; empty unless all seeds have pairs. Pairs that
+    repeat a training pair are left out."""
+    figures = list[Learnt]()
+    for run in runs:
+        if run.results.learnt:
+            figures.append(run.results.learnt.others or run.results.learnt)
+    if len(figures) < len(runs):
+        return {}
+    step = 1 / min(each.pairs for each in figures)
+    by_seed = dict[str, BySeed]()
+    for name in figures[0].ratio:
+        values = [each.ratio[name].mean for each in figures]
+        lowest = -1.0 if "-" in name else 0.0
+        by_seed[name] = BySeed(values, over_seeds(values, step, lowest, confidence))
+    return by_seed
+
+
+def sentence_on_checks(runs: Sequence[SeedRun], over_all: Row) -> str:
+    """Return the change of the pass rate for these seeds, each prompt's outcomes averaged."""
+    first = runs[0].results
+    endpoint, main, policy = str(first.endpoint), first.main_difference, first.policy
     claim = claims.change(over_all, main)
-    differences = [run.results.groups[endpoint][main] for run in runs]
-    gains = [of_seed.mean for of_seed in differences]
     over = f"Over {len(runs)} seeds, each prompt's outcomes averaged,"
     if claim.note:
-        sentence = f"{over} {claim.note} whether {policy} helped on {endpoint}."
-    else:
-        better, worse = claims.count(map(claims.difference, differences))
-        delta = over_all[main]
-        sentence = (
-            f"{over} {policy} {claim.says('effect')} on {endpoint}: {points(delta.mean)} points "
-            f"({delta.bounds()}; for these seeds only). By seed from {points(min(gains))} to "
-            f"{points(max(gains))}; helped in {better}, hurt in {worse}."
-        )
+        return f"{over} {claim.note} whether {policy} helped on {endpoint}."
+    differences = [run.results.groups[endpoint][main] for run in runs]
+    gains = [of_seed.mean for of_seed in differences]
+    better, worse = claims.count(map(claims.difference, differences))
+    delta = over_all[main]
+    sentence = (
+        f"{over} {policy} {claim.says('effect')} on {endpoint}: {points(delta.mean)} points "
+        f"({delta.bounds()}; for these seeds only). By seed from {points(min(gains))} to "
+        f"{points(max(gains))}; helped in {better}, hurt in {worse}."
+    )
     if "policy-base" in first.differences and main != "policy-base":
         over_base = over_all["policy-base"].points()
         sentence += f" {first.differences['policy-base']}: {over_base}."
-    if len(runs) < ENOUGH_SEEDS:
-        sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
-    return OverSeeds(groups, sentence)
+    return sentence
+
+
+def on_checks(first: Results, checks: dict[str, BySeed], seeds: int, note: str) -> str:
+    """Return what other seeds would give by checks, also over the control; '' if a note holds."""
+    claim = claims.over_seeds(checks[first.main_difference].interval, seeds, note)
+    return clause_on_seeds(first, claim, "over_seeds", checks, seeds)
+
+
+def on_pairs(first: Results, learnt: dict[str, BySeed], seeds: int, note: str) -> str:
+    """Return what other seeds would learn of the preferences, also over the control; '' if a note holds."""
+    claim = claims.learnt_over_seeds(learnt["policy"].interval, seeds, note)
+    return clause_on_seeds(first, claim, "learnt_over_seeds", learnt, seeds)
+
+
+def clause_on_seeds(
+    first: Results, claim: claims.Claim, question: str, figures: dict[str, BySeed], seeds: int
+) -> str:
+    """Return a claim over seeds with its figure as a sentence, with that over the control if there is one."""
+    if claim.note:
+        return ""
+    says = claim.says(question, model=first.policy, scope=claim.scope)
+    sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
+    if "policy-control" in figures:
+        over_control = claims.over_seeds(figures["policy-control"].interval, seeds)
+        difference = over_control.says("difference")
+        sentence += f"; over {CONTROL} {difference}: {over_control.figure}"
+    return f"{sentence}."
