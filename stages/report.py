@@ -146,7 +146,7 @@ def read_template_values(
             inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
         faults = f"{examined['sentence']}. "
-    note = claims.note_of_run(nodes["eval"])
+    note = claims.note_of_run(results)
     ship = gate_claim(cfg, [inputs[each.role] for each in runs], results.before, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
     sentence = first_screen.sentence(results, nodes, taught)

@@ -77,7 +77,7 @@ class Side:
             role=role,
             title=results.models[role],
             before=results.before,
-            note=claims.note_of_run(manifest),
+            note=claims.note_of_run(results),
         )
 
     @property

@@ -5,11 +5,13 @@ rule is wrong or silent, the rule does not explain."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.estimate import Means
+from stages.evaluation.intervals import Interval
 from stages.evaluation.results import BlindRule
 from stages.store.records import Message, Pair
 from stages.store.text_units import plain_words, transcript
@@ -119,6 +121,12 @@ def blind_figures(
     right = hits(rule, held_out)
     unexplained = right < 1
     share = Means(right[:, None], [*prompts], drawn=True).share(0, confidence)
+    gained_there = {role: values[unexplained] for role, values in gained.items()}
+    prompts_there = [*compress(prompts, unexplained)]
+    shares = dict[str, Interval]()
+    if prompts_there:
+        means = Means(np.stack([*gained_there.values()], 1), prompts_there, drawn=True)
+        shares = {role: means.share(i, confidence) for i, role in enumerate(gained_there)}
     return BlindRule(
         rule=rule,
         training_pairs=len(training),
@@ -127,5 +135,6 @@ def blind_figures(
         wrong=int((right == 0).sum()),
         silent=int((right == 0.5).sum()),
         unexplained=int(unexplained.sum()),
-        gained={role: int((values[unexplained] == 1).sum()) for role, values in gained.items()},
+        gained={role: int((values == 1).sum()) for role, values in gained_there.items()},
+        shares=shares,
     )

@@ -5,15 +5,17 @@ answer to a question, and claims.yaml has the answers. The note wins: a claim wi
 else, wherever it is printed. A new arm or measure makes claims here, and every page can print them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.exit_codes import GateCode
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_PROMPTS
+from stages.evaluation.outcomes import ENOUGH_PROMPTS, FEWEST_PAIRS
 from stages.evaluation.results import (
+    BlindRule,
+    Divergence,
     Intervals,
     Judged,
     Learnt,
@@ -23,13 +25,11 @@ from stages.evaluation.results import (
     Row,
     Waiting,
 )
-from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.truncation import MOST
 
 ANSWERS: dict[str, dict[str, str]] = read_beside(__file__)
 HALF = 0.5  # the share right by chance
-REHEARSAL = "a rehearsal"  # the note on what a model with random weights before training says
 ENOUGH_JUDGED = 20  # fewest judged prompts for a verdict
 LABELERS = {
     "human": "People",
@@ -37,6 +37,21 @@ LABELERS = {
     "reward_model": "The reward model",
     "own": "Your labeler",
 }
+LEAST_MOVED = 1e-4  # nats per token; below it the sign of a change is no change
+REHEARSAL = "a rehearsal cannot say"
+REHEARSED = "Rehearsal on random weights: your file passes all stages"
+ONLY_REPEATS = "only repeats of training pairs are held out: too few to say"
+# For each blind rule, what it goes by, and the clause for pairs on which it is wrong or silent.
+BLIND_RULES = {
+    "longer": ("length", "whose better answer is not the longer"),
+    "shorter": ("length", "whose better answer is not the shorter"),
+    "first": ("order", "whose better answer is not the first"),
+    "more of the prompt's words": (
+        "the prompt's words",
+        "whose better answer has not more of the prompt's words",
+    ),
+}
+OVER_CONTROL = "policy-control"
 
 
 class Word(StrEnum):
@@ -51,6 +66,9 @@ class Word(StrEnum):
     not_worse = "not worse"
     unknown = "cannot tell"
     incomparable = "not comparable"
+    unmoved = "moved nothing"
+    perhaps = "perhaps learnt"
+    shortcut = "learnt a shortcut"
 
 
 GATE_WORDS = {
@@ -77,12 +95,17 @@ class Claim:
             return self.note
         return ANSWERS[question][self.word.name].format(figure=self.figure, **names)
 
-    def with_figure(self, question: str) -> str:
+    def with_figure(self, question: str, **names: str) -> str:
         """Return the answer with the figure behind it: `better (+8.6 points, +2.6 to +15.8; 800 prompts)`."""
         if self.note:
             return self.note
         behind = "; ".join(filter(None, (self.figure, self.scope)))
-        return f"{self.says(question)} ({behind})"
+        return f"{self.says(question, **names)} ({behind})"
+
+    @property
+    def answer(self) -> str:
+        """The claim without a question: its note, else its word."""
+        return self.note or self.word
 
     @property
     def is_better(self) -> bool:
@@ -127,18 +150,95 @@ def count(claims: Iterable[Claim]) -> tuple[int, int]:
     return words.count("good"), words.count("bad")
 
 
-def learnt(figures: Learnt) -> Claim:
-    """Return the claim of the held-out pairs: is the share that the policy favours above chance?"""
-    share = figures.ratio["policy"]
-    figure = f"{share.mean:.0%} of {figures.of} ({share.low:.0%} to {share.high:.0%})"
-    return Claim(word_of(share, HALF), figure, figures.of, figures.note)
+def learnt(figures: Learnt, kl: Mapping[str, Divergence]) -> Claim:
+    """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer, and how far
+    did it move? Pairs that repeat a training pair do not count. `kl`: by role."""
+    claimed = figures.claimed
+    share = claimed.ratio["policy"]
+    figure = f"{share.mean:.0%} of {claimed.of} ({share.low:.0%} to {share.high:.0%}), {size(claimed, kl)}"
+    return Claim(learnt_word(claimed), figure, claimed.of, note_on_pairs(figures))
+
+
+def learnt_word(figures: Learnt) -> Word:
+    """Return the word for what was learnt. A share that the best blind rule explains shows no more than this rule."""
+    if figures.moved["policy"] < LEAST_MOVED:
+        return Word.unmoved
+    word = word_of(figures.ratio["policy"], HALF)
+    blind = figures.blind
+    if word is not Word.better or not blind or word_of(blind.share, HALF) is not Word.better:
+        return word
+    unexplained = beyond_rule(blind)
+    if unexplained.is_better:
+        return Word.better
+    return Word.shortcut if unexplained.is_worse else Word.perhaps
+
+
+def note_on_pairs(figures: Learnt) -> str:
+    """Return why held-out pairs can say nothing, or ''."""
+    if figures.repeats and not figures.others:
+        return figures.note or ONLY_REPEATS
+    return figures.claimed.note
+
+
+def beyond_rule(blind: BlindRule) -> Claim:
+    """Return the claim of the pairs on which the best blind rule is wrong or silent: did the policy gain there?"""
+    _, clause = BLIND_RULES[blind.rule]
+    pairs = "pair" if blind.unexplained == 1 else "pairs"
+    word = Word.too_few
+    if blind.unexplained >= FEWEST_PAIRS:
+        word = word_of(blind.shares["policy"], HALF)
+    scope = f"the {blind.unexplained:,} {pairs} {clause}"
+    return Claim(word, f"{blind.gained['policy']:,}", scope)
+
+
+def size(figures: Learnt, kl: Mapping[str, Divergence]) -> str:
+    """Return how far the policy moved: `moved 0.37 nats a token, KL 0.052`. A share alone has no size."""
+    moved = f"moved {figures.moved['policy']:.2g} nats a token"
+    return f"{moved}, KL {kl['policy'].per_token:.2g}" if "policy" in kl else moved
+
+
+def has_control(figures: Learnt) -> bool:
+    return OVER_CONTROL in figures.sum
 
 
 def learnt_over_control(figures: Learnt) -> Claim:
-    """Return the claim of the policy's share of held-out pairs over that of plain SFT on the chosen answers."""
-    shares = figures.ratio
-    figure = f"{shares['policy'].mean:.0%} of pairs for {shares['control'].mean:.0%}"
-    return Claim(word_of(shares["policy-control"]), figure, figures.of, figures.note)
+    """Return the claim of the policy over plain SFT on the chosen answers, by the likelihood of the better answer.
+    SFT gains on chosen answers by construction, so the gain says nothing. Log-prob and log-prob per token do, each
+    with a bias by length: where one alone shows a difference, this may be its bias."""
+    claimed = figures.claimed
+    by_sum, by_token = claimed.sum[OVER_CONTROL], claimed.per_token[OVER_CONTROL]
+    figure = (
+        f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()} (short answers gain); "
+        f"{points(by_token.mean)} per token, {by_token.bounds()} (long answers gain)"
+    )
+    words = {word_of(by_sum), word_of(by_token)}
+    return Claim(word_of_measures(words), figure, claimed.of, note_on_pairs(figures))
+
+
+def word_of_measures(words: set[Word]) -> Word:
+    """Return the word of two measures of one effect whose biases are opposite."""
+    if {Word.better, Word.worse} <= words or words == {Word.same}:
+        return Word.unknown
+    if Word.better in words:
+        return Word.preferred if Word.same in words else Word.better
+    return Word.rejected if Word.same in words else Word.worse
+
+
+def over_control(results: Results) -> Claim | None:
+    """Return the claim of the policy over plain SFT on the chosen answers: by checks, by a judge if it can tell, else
+    by held-out pairs. None if the control was not evaluated."""
+    if "control" not in results.models:
+        return None
+    if results.primary and "checks" in results.gives_verdict:
+        return change(results.primary, OVER_CONTROL)
+    opposed = results.judged.get("control")
+    if isinstance(opposed, Judged):
+        by_judge = judged(opposed)
+        if by_judge.is_better or by_judge.is_worse:
+            return by_judge
+    if results.learnt and has_control(results.learnt):
+        return learnt_over_control(results.learnt)
+    return None
 
 
 def over_seeds(gain: Interval, seeds: int, note: str = "") -> Claim:
@@ -153,10 +253,20 @@ def learnt_over_seeds(share: Interval, seeds: int, note: str = "") -> Claim:
     return Claim(word_of(share, HALF), figure, f"{seeds} seeds", note)
 
 
+def learnt_control_over_seeds(by_sum: Interval, by_token: Interval, seeds: int) -> Claim:
+    """Return the claim of the policy over plain SFT on the chosen answers over seeds, as `learnt_over_control` does."""
+    figure = (
+        f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()}; "
+        f"{points(by_token.mean)} per token, {by_token.bounds()} by seed"
+    )
+    return Claim(word_of_measures({word_of(by_sum), word_of(by_token)}), figure, f"{seeds} seeds")
+
+
 def judged(figures: Judged) -> Claim:
     """Return the claim of a labeler's judgements of the policy's answers against another model's."""
     figure = f"wins {figures.rates.win_rate.share()}"
-    return Claim(Word(figures.rates.effect), figure, f"{figures.judged:,} comparisons")
+    scope = f"{figures.judged:,} comparisons"
+    return Claim(Word(figures.rates.effect), figure, scope, figures.note or "")
 
 
 def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word:
@@ -172,9 +282,9 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
     return Word.preferred if word is Word.better else Word.rejected
 
 
-def note_of_run(evaluation: Manifest) -> str:
-    """Return the note on all claims of a run whose base has random weights, else ''."""
-    return REHEARSAL if evaluation["metrics"].get("rehearsal") else ""
+def note_of_run(results: Results) -> str:
+    """Return the note on all claims of a rehearsal, else ''."""
+    return REHEARSAL if results.rehearsal else ""
 
 
 def gate(code: GateCode, figure: str = "", scope: str = "", note: str = "") -> Claim:
@@ -182,9 +292,44 @@ def gate(code: GateCode, figure: str = "", scope: str = "", note: str = "") -> C
     return Claim(GATE_WORDS[code], figure, scope, note)
 
 
+def rehearsed(results: Results) -> Results:
+    """Return the results of a base with random weights on the user's data: no claim of them says anything."""
+    learnt_part = results.learnt
+    if learnt_part and learnt_part.others:
+        others = replace(learnt_part.others, note=REHEARSAL)
+        learnt_part = replace(learnt_part, others=others)
+    if learnt_part:
+        learnt_part = replace(learnt_part, note=REHEARSAL)
+    groups = {name: replace(row, note=REHEARSAL) for name, row in results.groups.items()}
+    judged_parts = {
+        name: replace(each, note=REHEARSAL) if isinstance(each, Judged) else each
+        for name, each in results.judged.items()
+    }
+    return replace(
+        results,
+        learnt=learnt_part,
+        judged=judged_parts,
+        groups=groups,
+        primary=replace(results.primary, note=REHEARSAL) if results.primary else None,
+        kinds=noted_rows(results.kinds),
+        tasks=noted_rows(results.tasks),
+        rehearsal=REHEARSED,
+    )
+
+
+def noted_rows(rows_by_side: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:
+    """Return rates of which a rehearsal says nothing."""
+    return {
+        side: {name: replace(row, note=REHEARSAL) for name, row in rows.items()}
+        for side, rows in rows_by_side.items()
+    }
+
+
 def verdict(results: Results) -> str:
     """Return the verdict of an evaluation with its figures: a sentence for each part. Only the first of several judged
     opponents is included."""
+    if results.rehearsal:
+        return f"{results.rehearsal}."
     sentences = list[str]()
     for part in results.gives_verdict:
         if part == "checks" and results.primary:
@@ -215,13 +360,42 @@ def checks_sentence(results: Results, primary: Row) -> str:
 
 
 def learnt_sentence(results: Results, figures: Learnt) -> str:
-    """Return in one sentence whether the policy learnt its preferences, with what became worse."""
-    claim = learnt(figures)
-    lead = claim.says("learnt", model=results.policy)
+    """Return whether the policy learnt its preferences, with what became worse, and how it differs from plain SFT."""
+    sentence = f"{learnt_clause(results, figures)}{results.cautions}."
+    over = learnt_over_control(figures) if has_control(figures) else None
+    if over and not over.note:
+        sentence += f" {over.says('over_plain', model=results.policy)}: {over.figure}."
+    return sentence
+
+
+def learnt_clause(results: Results, figures: Learnt) -> str:
+    """Return whether the policy learnt its preferences, on which pairs, how far it moved, and what no blind rule
+    explains."""
+    claim = learnt(figures, results.kl)
+    claimed = figures.claimed
+    share = f"{claimed.ratio['policy'].share()} of {claimed.of}"
+    gained = f"it gained more on the better answer in {share}, {size(claimed, results.kl)}"
     if claim.note:
-        lead = f"{claim.note.capitalize()} whether {results.policy} learnt the preferences"
-    share = f"{figures.ratio['policy'].share()} of {figures.of} (chance 50%)"
-    return f"{lead}: it favours the better answer in {share}{results.cautions}."
+        whether = f"{claim.note.capitalize()} whether {results.policy} learnt the preferences"
+        return f"{whether}: {gained}"
+    says = claim.says("learnt", model=results.policy)
+    beyond = beyond_clause(claimed.blind) if claimed.blind else ""
+    return f"{repeats_clause(figures)}{says}: {gained}{beyond}"
+
+
+def repeats_clause(figures: Learnt) -> str:
+    """Return the clause on pairs that repeat a training pair, before what is said of the others; '' without any."""
+    if not figures.others:
+        return ""
+    return f"{figures.repeats:,} of {figures.of} repeat a training pair; on the others "
+
+
+def beyond_clause(blind: BlindRule) -> str:
+    """Return the clause on the pairs that the best blind rule leaves unexplained."""
+    goes_by, _ = BLIND_RULES[blind.rule]
+    unexplained = beyond_rule(blind)
+    says = unexplained.says("beyond", rule=goes_by)
+    return f"; on {unexplained.scope}: {unexplained.figure}, {says}"
 
 
 def judged_sentence(row: Judged | Waiting, policy: str) -> str:

@@ -20,7 +20,7 @@ from stages.evaluation.blind_rules import BlindPair, blind_figures
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means
 from stages.evaluation.measures import FAVOURED, Measure
-from stages.evaluation.outcomes import main_difference
+from stages.evaluation.outcomes import FEWEST_PAIRS, main_difference
 from stages.evaluation.results import Behaviour, BlindRule, Divergence, Intervals, Learnt
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
@@ -33,7 +33,6 @@ from stages.store.thoughts import answer_behind
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
-FEWEST = 10  # pairs; with more, the interval alone decides
 MOST_TRAINING = 2000  # training pairs by which the best blind rule is chosen
 MORE_LOOPS = 0.02  # a rise of the share of answers that loop
 
@@ -70,13 +69,7 @@ def learnt_results(
     }
     contract = load_contract(inputs["sft"] / "model")
     scored = ScoredPairs(pairs, sums, completion_tokens(pairs), contract, before, cfg)
-    training = training_pairs(inputs, contract)
-    figures = scored.figures(training)
-    repeats = np.array([pair.repeats for pair, _ in pairs])
-    if figures and repeats.any():
-        others = scored.select(~repeats).figures(training)
-        figures = replace(figures, repeats=int(repeats.sum()), others=others)
-    return figures, scored.measures()
+    return scored.results(training_pairs(inputs, contract)), scored.measures()
 
 
 @dataclass
@@ -154,6 +147,15 @@ class ScoredPairs:
         gained = {role: self.right(ratio) for role, ratio in self.ratios.items()}
         return blind_figures(training, held_out, self.prompts, gained, self.cfg.confidence)
 
+    def results(self, training: Sequence[BlindPair]) -> Learnt | None:
+        """Return all figures and, if some pairs repeat a training pair, those of the others."""
+        figures = self.figures(training)
+        repeats = np.array([pair.repeats for pair, _ in self.pairs], bool)
+        if figures is None or not repeats.any():
+            return figures
+        others = self.select(~repeats).figures(training)
+        return replace(figures, repeats=int(repeats.sum()), others=others)
+
     def figures(self, training: Sequence[BlindPair]) -> Learnt | None:
         """Return all figures; None without pairs, or if single completions are all of one label."""
         if not self.pairs or (len(self.labels) and self.labels.all() == self.labels.any()):
@@ -170,7 +172,7 @@ class ScoredPairs:
             sum=self.shares(self.sums),
             per_token=self.shares({role: of / self.tokens for role, of in self.sums.items()}),
             longer=self.shares({"longer": lengths})["longer"],
-            note=TOO_FEW if len(self.pairs) < FEWEST else "",
+            note=TOO_FEW if len(self.pairs) < FEWEST_PAIRS else "",
             moved=self.moved(),
             blind=self.blind(training),
         )

@@ -36,6 +36,7 @@ GROUPS = (
 # groups whose tasks are a sample of tasks that nothing trained on
 UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}
 ENOUGH_PROMPTS = 800
+FEWEST_PAIRS = 10  # held-out pairs; with more, the interval alone decides
 ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points
 ENOUGH_TASKS = 12
 TOO_FEW_TASKS = "too few tasks to say"

@@ -123,7 +123,7 @@ class OpenPrompts:
 class BlindRule:
     """The rule that is right on most training pairs without reading an answer. `share`: of the held-out pairs on which
     it is right; `unexplained`: how many it is wrong or silent on; `gained`: on how many of these a model gained more on
-    the better answer, by role."""
+    the better answer, by role; `shares`: these counts as shares with intervals, none if no pair is unexplained."""
 
     rule: str
     training_pairs: int
@@ -133,6 +133,7 @@ class BlindRule:
     silent: int
     unexplained: int
     gained: dict[str, int]
+    shares: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,11 @@ class Learnt:
     blind: BlindRule | None = field(metadata=EMPTY)
     repeats: int = 0
     others: "Learnt | None" = field(default=None, metadata=EMPTY)
+
+    @property
+    def claimed(self) -> "Learnt":
+        """The figures that claims are about: of the pairs that repeat no training pair."""
+        return self.others or self
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,8 @@ class Waiting:
 @dataclass(frozen=True)
 class Judged:
     """A comparison that was judged. `missing`: comparisons without a verdict, by reason; `flips`: choices that changed
-    with the order, None if each was shown in one order; `tokens`: the mean length of either answer."""
+    with the order, None if each was shown in one order; `tokens`: the mean length of either answer; `note`: why nothing
+    can be said, or None."""
 
     opposed: Opposed = field(metadata=FLAT)
     judged: int
@@ -222,6 +229,7 @@ class Judged:
     flips: int | None
     tokens: dict[str, float]
     rates: WinRates = field(metadata=FLAT)
+    note: str | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -293,7 +301,8 @@ class Results:
         gives_verdict: the parts of the verdict, the most important first: checks, learnt, judged.
         kl: by role.
         sections: parts of single modules by name, each of which its module reads.
-        cautions: the clause that names what became worse, or ''."""
+        cautions: the clause that names what became worse, or ''.
+        rehearsal: the sentence on a run whose base has random weights, or None."""
 
     models: dict[str, str]
     before: str
@@ -320,6 +329,7 @@ class Results:
     sections: dict[str, object] = field(metadata=FLAT)
     cautions: str
     verdict: str
+    rehearsal: str | None = field(default=None, metadata=OMITTED)
 
     @property
     def policy(self) -> str:

@@ -31,12 +31,12 @@ HALF = 0.5  # of a comparison: a tie
 @dataclass
 class ComparedPrompt:
     """A prompt with all answers. `change`: that of the policy against the model before, by the first judgement or by
-    the share of checks passed, below 0 if worse; nan if nobody judged and nothing was checked. `is_out_of_order`: the
+    the share of checks passed, below 0 if worse; nan if nobody judged and nothing was checked. `gained_less`: the
     policy favours the worse answer of the prompt's held-out pairs. `clauses`: what judges and pairs say."""
 
     shown: ShownAnswer
     change: float
-    is_out_of_order: bool
+    gained_less: bool
     clauses: list[str]
 
     @property
@@ -55,9 +55,10 @@ class ComparedPrompt:
         return "worse" if self.change < 0 else "better"
 
     def place(self) -> tuple[float, bool, bool]:
-        """Return by what prompts are sorted: the worst first, then pairs out of order, then changed answers."""
+        """Return by what prompts are sorted: the worst first, then pairs that gained less on the better answer, then changed
+        answers."""
         change = 0.0 if math.isnan(self.change) else self.change
-        return change, not self.is_out_of_order, not self.is_changed
+        return change, not self.gained_less, not self.is_changed
 
 
 def render_answers(
@@ -93,7 +94,7 @@ def render_answers(
             before=results.title_before,
             states=count_states(prompts),
             changed=sum(prompt.is_changed for prompt in prompts),
-            out_of_order=sum(prompt.is_out_of_order for prompt in prompts),
+            gained_less=sum(prompt.gained_less for prompt in prompts),
             columns=values_by_column(rows),
         )
     )
@@ -120,11 +121,11 @@ def compare_prompts(
                 f"judged {WON[won]} {results.judged[against].opposed.title}"
                 for against, won in won_by_opponent.items()
             ]
-            is_out_of_order = favoured.get(shown.prompt.id, 1.0) < HALF
-            if is_out_of_order:
-                clauses.append("held-out pair out of order")
+            gained_less = favoured.get(shown.prompt.id, 1.0) < HALF
+            if gained_less:
+                clauses.append("held-out pair: gained less on the better answer")
             change = change_of(shown, won_by_opponent, results.before)
-            prompts.append(ComparedPrompt(shown, change, is_out_of_order, clauses))
+            prompts.append(ComparedPrompt(shown, change, gained_less, clauses))
     return prompts
 
 
@@ -207,7 +208,7 @@ def describe_prompt(prompt: ComparedPrompt, columns: UserColumns) -> dict[str, A
         "answers": answers,
         "state": prompt.state,
         "changed": prompt.is_changed,
-        "out_of_order": prompt.is_out_of_order,
+        "gained_less": prompt.gained_less,
         "clauses": [written_out(clause) for clause in prompt.clauses],
         "columns": values,
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation import claims
-from stages.evaluation.claims import Claim
+from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
@@ -26,8 +26,7 @@ NEW = ("unseen tasks", "untrained kinds")
 # for each stage of the chain: its title, and the metric that is shown with its unit
 STEPS: dict[str, list[str]] = TEXTS["steps"]
 NOT_TESTED = "not tested"
-# the names of differences
-OVER_CONTROL = "policy-control"
+# the name of a difference
 SFT_OVER_BASE = "sft-base"
 MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
@@ -112,7 +111,7 @@ def lamps(
     shown, parts, main = list[Lamp](), results.gives_verdict, results.main_difference
     before = results.title_before
     if "learnt" in parts and results.learnt:
-        shown += learnt_lamps(results.learnt, bool(results.judged), run)
+        shown += learnt_lamps(results, results.learnt, run)
     shown += [judged_lamp(each) for each in results.judged.values()]
     if "checks" in parts and results.primary:
         practised = claims.change(results.primary, main)
@@ -133,17 +132,20 @@ def control_lamp(results: Results, run: str) -> Lamp:
     title = f"{results.policy} or plain SFT?"
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
-    if results.primary and "checks" in results.gives_verdict:
-        return claim_lamp(title, claims.change(results.primary, OVER_CONTROL), "lamp", CONTROL)
-    if not results.learnt or "control" not in results.learnt.ratio:
+    claim = claims.over_control(results)
+    if claim is None:
         return Lamp(title, "off", NOT_TESTED, "")
-    return claim_lamp(title, claims.learnt_over_control(results.learnt), "control_lamp")
+    lamp = claim_lamp(title, claim, "control_lamp", CONTROL)
+    if claim.word is Word.unknown and not claim.note:
+        return lamp._replace(command=f"{run} {JUDGE} 'eval.judged.against=[sft,control]'")
+    return lamp
 
 
-def learnt_lamps(learnt: Learnt, is_judged: bool, run: str) -> list[Lamp]:
+def learnt_lamps(results: Results, learnt: Learnt, run: str) -> list[Lamp]:
     """Return the lamps of held-out preferences: learnt or not, and whether answers are better."""
-    shown = [claim_lamp("Your preferences", claims.learnt(learnt), "learnt_lamp")]
-    if not is_judged:
+    claim = claims.learnt(learnt, results.kl)
+    shown = [claim_lamp("Your preferences", claim, "learnt_lamp")]
+    if not results.judged:
         shown.append(Lamp("Are answers better?", "off", "nobody was asked", "", f"{run} {JUDGE}"))
     return shown
 
@@ -154,15 +156,17 @@ def judged_lamp(judged: Judged | Waiting) -> Lamp:
     if isinstance(judged, Waiting):
         return Lamp(title, "off", "waits for people", f"{judged.waiting:,} comparisons")
     claim = claims.judged(judged)
-    return Lamp(title, claim.state, claim.word, claim.figure)
+    return Lamp(title, claim.state, claim.answer, "" if claim.note else claim.figure)
 
 
 def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
     """Return the weakest true sentences on the run, the largest effect first. They name the cause: a method that plain
     SFT on the same answers equals is not named as one."""
-    parts, policy = results.gives_verdict, results.policy
+    if results.rehearsal:
+        return f"{results.rehearsal}."
+    parts = results.gives_verdict
     if results.learnt and "learnt" in parts:
-        return f"{learnt_clause(results.learnt, policy)}; {judged_clause(results)}."
+        return learnt_sentence(results, results.learnt)
     if "judged" in parts and "checks" not in parts:
         clause = judged_clause(results)
         return f"{clause[:1].upper()}{clause[1:]}."
@@ -173,8 +177,8 @@ def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> st
     clauses = [practised_clause(results, results.primary, nodes, where, after_sft=bool(lead))]
     if group := new_group(results):
         on_new = claims.change(results.groups[group], results.main_difference)
-        new = PLACES[group][0]
-        clauses.append(f"{on_new.note}, on {new}" if on_new.note else on_new.says("new", where=new))
+        if not on_new.note:  # the lamp has the note
+            clauses.append(on_new.says("new", where=PLACES[group][0]))
     return f"{lead}{'; '.join(clauses)}."
 
 
@@ -215,16 +219,14 @@ def practised_clause(
     return over_control.says("over_control", model=policy, where=where, answers=answers)
 
 
-def learnt_clause(learnt: Learnt, policy: str) -> str:
-    claim = claims.learnt(learnt)
-    if claim.note:
-        return f"Too few held-out rows to say whether {policy} learnt the preferences"
-    share = f"{learnt.ratio['policy'].mean:.0%} of {learnt.of}"
-    clause = claim.says("learnt_these", model=policy, share=share)
-    if not claim.is_better or "control" not in learnt.ratio:
-        return clause
-    plain = f"plain SFT on the chosen answers puts {learnt.ratio['control'].mean:.0%} in order"
-    return f"{clause} ({plain}, {claims.learnt_over_control(learnt).says('learnt_control')})"
+def learnt_sentence(results: Results, learnt: Learnt) -> str:
+    """Return the sentence on preferences: learnt or not, more than by plain SFT, and what was said of the answers."""
+    clauses = [claims.learnt_clause(results, learnt)]
+    over_control = claims.learnt_over_control(learnt) if claims.has_control(learnt) else None
+    if over_control and not over_control.note:
+        clauses.append(over_control.says("over_plain", model=results.policy))
+    clauses.append(judged_clause(results))
+    return f"{'; '.join(clauses)}."
 
 
 def judged_clause(results: Results) -> str:
@@ -240,12 +242,13 @@ def judged_clause(results: Results) -> str:
 
 
 def rates(results: Results, taught: str) -> list[Rates]:
-    """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs in order."""
+    """Return the chart of rates: on the prompts of the verdict, and on new ones; or of held-out pairs."""
     if "checks" not in results.gives_verdict:
-        learnt = results.learnt
-        if not learnt:
+        if not results.learnt:
             return []
-        return [Rates(f"held-out pairs in order · {learnt.pairs}", bars(results, learnt.ratio))]
+        claimed = results.learnt.claimed
+        about = f"gained more on the better answer · {claimed.pairs:,} pairs"
+        return [Rates(about, bars(results, claimed.ratio))]
     return [
         Rates(f"{name} · {row.prompts:,} prompts", bars(results, row.intervals))
         for name, row in rows_by_place(results, taught).items()

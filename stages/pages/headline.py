@@ -8,7 +8,7 @@ from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS, OUTSIDE, arms
+from stages.evaluation.outcomes import ENOUGH_TASKS, FEWEST_PAIRS, OUTSIDE, arms
 from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
 from stages.pages.control_name import CONTROL
 from stages.pages.glossary import TEXTS
@@ -25,6 +25,7 @@ BY = {
     "ensemble": "an ensemble",
     "own": "your labeler",
 }
+ONE_SEED = "One seed: other seeds are not in this interval."
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
 JUDGE = "eval/judged=judge 'eval.judged.endpoints=[{base_url: URL, model: NAME}]'"
@@ -68,7 +69,7 @@ class Headline:
                 limits.append(f"Fewer than {ENOUGH_TASKS} tasks say nothing about other tasks.")
         sentences.append(f"All intervals have {self.level} confidence.")
         if self.seeds == 1:
-            sentences.append("One seed tests these two checkpoints, not the recipe.")
+            sentences.append(ONE_SEED)
         return " ".join(sentences + limits)
 
     def checks(self) -> str:
@@ -114,15 +115,18 @@ class Headline:
         learnt = self.results.learnt
         if not learnt:
             return ""
-        claim = claims.learnt(learnt)
-        seeds = ", ".join(f"{run.ratio['policy'].mean:.1%}" for run in self.runs_learnt[1:] if run)
-        if claim.note:
-            return f"{claim.note.capitalize()} whether {self.policy} learnt these preferences, on {learnt.of}."
-        share = f"{learnt.ratio['policy'].share()} of {learnt.of}"
-        chance = claim.says("learnt_chance") + (f" (other seeds: {seeds})" if seeds else "")
-        finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
-        limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
-        return f"{finding}. {limit}"
+        sentences = [f"{claims.learnt_clause(self.results, learnt)}."]
+        if claims.has_control(learnt):
+            over_control = claims.learnt_over_control(learnt)
+            sentences.append(
+                f"Against {CONTROL} on the chosen answers: {over_control.with_figure('over_plain', model=self.policy)}."
+            )
+        if seeds := [run.claimed.ratio["policy"].mean for run in self.runs_learnt[1:] if run]:
+            sentences.append(f"Other seeds: {', '.join(f'{share:.1%}' for share in seeds)}.")
+        if self.seeds == 1:
+            sentences.append(ONE_SEED)
+        sentences.append("A gain on preferences does not show that answers are better.")
+        return " ".join(sentences)
 
     def comparison(self, judged: Judged | Waiting) -> str:
         """Return the judgements of the policy's answers against those of one opponent."""
@@ -137,7 +141,7 @@ class Headline:
             sentence += f", {rates.people.win_rate.share()} by {rates.people.by}"
         if rates.matched:
             sentence += f", {rates.matched.win_rate.share()} at equal lengths"
-        return f"{against}{claim.word}. {sentence}. {detectable_clause(rates.detectable)}"
+        return f"{against}{claim.answer}. {sentence}. {detectable_clause(rates.detectable)}"
 
     def behaviour(self) -> str:
         """Return the length and endings of answers, KL, and a loss of likelihood of the reference answers."""
@@ -221,12 +225,12 @@ def next_steps(
         if not results.judged:
             words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
             steps.append((words, f"{run} {JUDGE}"))
-        if results.learnt.note:
+        if results.learnt.claimed.pairs < FEWEST_PAIRS:
             key = "pairs" if "pairs" in evaluation["inputs"] else "unpaired"
             words = (
                 f"held-out rows are too few to say. Add rows, or raise {key}.validation_fraction."
             )
-            steps.append((f"{results.learnt.pairs} {words}", ""))
+            steps.append((f"{results.learnt.claimed.pairs} {words}", ""))
     doubt = why is not None and (not why.helped or bool(results.cautions))
     for i, finding in enumerate(why.out_of_range if why and doubt else []):
         if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):

@@ -12,10 +12,11 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.checked import Checked
+from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.estimate import over_seeds
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
-from stages.evaluation.results import Learnt, Results, Row, read_results
+from stages.evaluation.results import Intervals, Results, Row, read_results
 from stages.pages.control_name import CONTROL
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
@@ -23,6 +24,7 @@ from stages.store.records import Example, load, stream
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"
+MEASURES = ("ratio", "sum", "per_token")  # of held-out pairs
 FILE = "seeds.json"  # beside the report, if it has several seeds
 
 
@@ -51,13 +53,13 @@ class OverSeeds:
     Args:
         groups: rates and differences by group of prompts, each prompt's outcomes averaged; empty without checks.
         checks: each difference on the primary endpoint, by name; empty without checks.
-        learnt: of held-out pairs, by role and difference; empty without any.
+        learnt: of held-out pairs, by measure (as in `Learnt`), then by role and difference; empty without any.
         headline: what the first screen says, or ''."""
 
     seeds: list[int | None]
     groups: dict[str, Row]
     checks: dict[str, BySeed]
-    learnt: dict[str, BySeed]
+    learnt: dict[str, dict[str, BySeed]]
     headline: str
     sentence: str
 
@@ -139,22 +141,29 @@ def of_differences(runs: Sequence[SeedRun], endpoint: str, name: str, confidence
     return BySeed(values, over_seeds(values, step, confidence=confidence))
 
 
-def of_pairs(runs: Sequence[SeedRun], confidence: float) -> dict[str, BySeed]:
-    """Return the shares of held-out pairs and their differences by seed; empty unless all seeds have pairs. Pairs that
-    repeat a training pair are left out."""
-    figures = list[Learnt]()
-    for run in runs:
-        if run.results.learnt:
-            figures.append(run.results.learnt.others or run.results.learnt)
+def of_pairs(runs: Sequence[SeedRun], confidence: float) -> dict[str, dict[str, BySeed]]:
+    """Return the shares of held-out pairs and their differences by measure and seed; empty unless all seeds have pairs.
+    Pairs that repeat a training pair are left out."""
+    figures = [run.results.learnt.claimed for run in runs if run.results.learnt]
     if len(figures) < len(runs):
         return {}
     step = 1 / min(each.pairs for each in figures)
-    by_seed = dict[str, BySeed]()
-    for name in figures[0].ratio:
-        values = [each.ratio[name].mean for each in figures]
-        lowest = -1.0 if "-" in name else 0.0
-        by_seed[name] = BySeed(values, over_seeds(values, step, lowest, confidence))
-    return by_seed
+    by_measure = dict[str, dict[str, BySeed]]()
+    for measure in MEASURES:
+        of_measure: list[Intervals] = [getattr(each, measure) for each in figures]
+        by_measure[measure] = {
+            name: shares_by_seed(of_measure, name, step, confidence) for name in of_measure[0]
+        }
+    return by_measure
+
+
+def shares_by_seed(
+    figures: Sequence[Intervals], name: str, step: float, confidence: float
+) -> BySeed:
+    """Return a share of held-out pairs, or a difference of two, by seed."""
+    values = [of_seed[name].mean for of_seed in figures]
+    lowest = -1.0 if "-" in name else 0.0
+    return BySeed(values, over_seeds(values, step, lowest, confidence))
 
 
 def sentence_on_checks(runs: Sequence[SeedRun], over_all: Row) -> str:
@@ -183,25 +192,31 @@ def sentence_on_checks(runs: Sequence[SeedRun], over_all: Row) -> str:
 def on_checks(first: Results, checks: dict[str, BySeed], seeds: int, note: str) -> str:
     """Return what other seeds would give by checks, also over the control; '' if a note holds."""
     claim = claims.over_seeds(checks[first.main_difference].interval, seeds, note)
-    return clause_on_seeds(first, claim, "over_seeds", checks, seeds)
+    over_control = None
+    if OVER_CONTROL in checks:
+        over_control = claims.over_seeds(checks[OVER_CONTROL].interval, seeds)
+    return clause_on_seeds(first.policy, claim, "over_seeds", over_control)
 
 
-def on_pairs(first: Results, learnt: dict[str, BySeed], seeds: int, note: str) -> str:
+def on_pairs(first: Results, learnt: dict[str, dict[str, BySeed]], seeds: int, note: str) -> str:
     """Return what other seeds would learn of the preferences, also over the control; '' if a note holds."""
-    claim = claims.learnt_over_seeds(learnt["policy"].interval, seeds, note)
-    return clause_on_seeds(first, claim, "learnt_over_seeds", learnt, seeds)
+    is_unmoved = first.learnt and claims.learnt_word(first.learnt.claimed) is Word.unmoved
+    if is_unmoved:  # the sign of no change says nothing, in however many seeds
+        return ""
+    claim = claims.learnt_over_seeds(learnt["ratio"]["policy"].interval, seeds, note)
+    over_control = None
+    if OVER_CONTROL in learnt["sum"]:
+        by_sum, by_token = (learnt[name][OVER_CONTROL].interval for name in ("sum", "per_token"))
+        over_control = claims.learnt_control_over_seeds(by_sum, by_token, seeds)
+    return clause_on_seeds(first.policy, claim, "learnt_over_seeds", over_control)
 
 
-def clause_on_seeds(
-    first: Results, claim: claims.Claim, question: str, figures: dict[str, BySeed], seeds: int
-) -> str:
+def clause_on_seeds(policy: str, claim: Claim, question: str, over_control: Claim | None) -> str:
     """Return a claim over seeds with its figure as a sentence, with that over the control if there is one."""
     if claim.note:
         return ""
-    says = claim.says(question, model=first.policy, scope=claim.scope)
+    says = claim.says(question, model=policy, scope=claim.scope)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
-    if "policy-control" in figures:
-        over_control = claims.over_seeds(figures["policy-control"].interval, seeds)
-        difference = over_control.says("difference")
-        sentence += f"; over {CONTROL} {difference}: {over_control.figure}"
+    if over_control:
+        sentence += f"; {policy} or {CONTROL}: {over_control.with_figure('control_lamp')}"
     return f"{sentence}."

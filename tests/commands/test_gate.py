@@ -12,6 +12,7 @@ from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
+from stages.evaluation.claims import REHEARSAL, REHEARSED
 from stages.evaluation.measures import (
     FILE,
     Measure,
@@ -24,7 +25,7 @@ from tests.helpers import TINY, Chain, as_published, inside, settings
 
 
 def published(built: Path, root: Path, rows: list[Measure], **results: object) -> Path:
-    """Publish these measures as the latest evaluation of a store, as of a base that was trained."""
+    """Publish these measures as the latest evaluation of a store."""
     original = Chain(built).folder("eval")
     folder = root / "eval" / original.name
     shutil.copytree(original, folder)
@@ -33,9 +34,6 @@ def published(built: Path, root: Path, rows: list[Measure], **results: object) -
     (folder / "results.json").write_text(json.dumps(content))
     as_published(folder, FILE)
     as_published(folder, "results.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["metrics"]["rehearsal"] = False
-    (folder / "manifest.json").write_text(json.dumps(manifest))
     (root / "latest").mkdir()
     (root / "latest" / "eval").symlink_to(Path("..") / "eval" / folder.name)
     return folder
@@ -118,6 +116,15 @@ def test_the_last_line_of_a_gate_says_its_claim_with_the_number_that_would_decid
     assert f"{result.needed:,}" in last
     assert {line.measure for line in result.lines} == result.claims.keys()
     assert result.needed == max(line.needed or 0 for line in result.lines)
+
+
+def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path: Path) -> None:
+    published(built, tmp_path, [*measured(1, broken), *of_sft(measured(100))], rehearsal=REHEARSED)
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(tmp_path), {}, [])
+    assert (result.code, result.claim.state) == (GateCode.cannot_tell, "none")
+    assert result.outcome == result.claim.note == REHEARSAL
+    assert result.sentence.count(REHEARSAL) == 1
+    assert "worse" not in result.sentence
 
 
 @pytest.mark.parametrize(

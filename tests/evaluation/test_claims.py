@@ -2,6 +2,7 @@
 
 import ast
 import html
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -16,24 +17,27 @@ from stages.config.installation import ROOT
 from stages.evaluation import claims
 from stages.evaluation.claims import ANSWERS, Claim, Word
 from stages.evaluation.intervals import Interval
+from stages.evaluation.outcomes import differences
 from stages.evaluation.results import (
     FILE,
     Judged,
     Opposed,
     Results,
     WinRates,
+    parse_results,
     read_results,
     write_results,
 )
+from stages.store.typed_json import encode
 from tests.evaluation.made_results import Bounds, group, learnt, results
+from tests.evaluation.planted_preferences import SETS, WITH_CONTROL
 from tests.helpers import Chain, nodes, settings
 from tests.rows import work
 
 EVALUATION = ROOT / "stages" / "evaluation"
-# Estimators, which make intervals and test them, and the claims. Ranges of findings are no intervals of effects.
+# The claims. Ranges of findings are no intervals of effects.
 MAY_COMPARE = {
     EVALUATION / "claims.py",
-    EVALUATION / "noninferiority.py",
     EVALUATION / "diagnosis" / "finding.py",
 }
 EFFECTS: dict[str, Bounds] = {
@@ -46,17 +50,27 @@ NOTE = "too few tasks to say"
 # The words that say each effect. A count of 0 says none, and "the better answer" is the chosen one of a pair.
 WORDS = {
     "better": re.compile(
-        r"\b(better(?! (answers?|on 0))|helped|passes more|added more|more than chance|above the 50%|"
-        r"learnt (?!the opposite))\b",
+        r"\b(better(?! (answers?|on 0|by one))|helped|passes more|added more|more than chance|"
+        r"(?<!perhaps )learnt (?!the opposite|a shortcut)|so not by)\b",
         re.IGNORECASE,
     ),
     "worse": re.compile(
-        r"\b(worse(?! on 0)|hurt|passes less|took some|below the 50%|the opposite|less likely)\b",
+        r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|learnt less)\b",
         re.IGNORECASE,
     ),
     "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
-    "noted": re.compile(r"\btoo few (tasks|held-out|judgements|times|to say)\b", re.IGNORECASE),
+    "noted": re.compile(
+        r"\b(too few (tasks|judgements|times|to say)|only repeats|rehearsal)\b",
+        re.IGNORECASE,
+    ),
+    "perhaps": re.compile(r"\bperhaps learnt\b"),
+    "shortcut": re.compile(r"\b(a shortcut|so it went by)\b"),
+    "unmoved": re.compile(r"\bmoved nothing\b"),
+    "one measure": re.compile(r"\bby one of two measures\b"),
+    "unknown": re.compile(r"\b(cannot be told|too few to tell)\b"),
 }
+# The words of claims on preferences whose names are others
+NAMES = {"preferred": "one measure", "rejected": "one measure", "too_few": "unknown"}
 
 
 @pytest.mark.parametrize("question", ANSWERS)
@@ -165,9 +179,19 @@ def planted(stored: Results, effect: str, part: str) -> Results:
 
 def texts_about(chain: Chain, folder: Path, effect: str, part: str) -> set[str]:
     """Return the sentences of the report, its last line and the card on results with one effect."""
+    changed = planted(read_results(chain.folder("eval")), effect, part)
+    return texts_of(chain, folder, changed)
+
+
+def texts_of(chain: Chain, folder: Path, changed: Results) -> set[str]:
+    """Return the sentences of the report, its last line and the card on these results of the chain's models."""
     inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
-    changed = planted(read_results(inputs["eval"]), effect, part)
     shutil.copytree(inputs["eval"], folder / "eval")
+    if "control" in changed.models:
+        inputs |= {"control": inputs["sft"], "answer_control": inputs["answer_sft"]}
+        manifest = json.loads((folder / "eval" / "manifest.json").read_text())
+        manifest["inputs"]["control"] = manifest["inputs"]["sft"]
+        (folder / "eval" / "manifest.json").write_text(json.dumps(manifest))
     write_results(folder / "eval" / FILE, changed)
     metrics = report.run(
         settings("recipe=tiny").report, inputs | {"eval": folder / "eval"}, work(folder)
@@ -201,7 +225,62 @@ def test_no_page_card_or_last_line_says_an_effect_that_no_claim_made(
             assert not unclaimed, f"{effect}: {unclaimed}"
 
 
-def test_a_note_is_the_same_in_verdict_lamp_and_section() -> None:
+def with_control(content: Any) -> Any:
+    """Return the JSON of results with a control, of which all figures equal those of SFT."""
+    if not isinstance(content, dict):
+        return content
+    changed = {name: with_control(each) for name, each in content.items()}
+    if "sft" in changed:
+        changed["control"] = changed["sft"]
+    if "policy-sft" in changed:
+        for name in differences(WITH_CONTROL):
+            changed.setdefault(name, changed["policy-sft"])
+    return changed
+
+
+def words_of(changed: Results) -> set[str]:
+    """Return the names in WORDS of all claims on the preferences of these results."""
+    assert changed.learnt
+    claim = claims.learnt(changed.learnt, changed.kl)
+    if claim.note:
+        return {"noted"}
+    made = {claim.word.name}
+    if blind := changed.learnt.claimed.blind:
+        by_rule = claims.beyond_rule(blind).word
+        # On these pairs, to lose is to follow the rule, and no difference cannot be told from it.
+        made.add({"worse": "shortcut", "same": "unknown"}.get(by_rule.name, by_rule.name))
+    if over_control := claims.over_control(changed):
+        made.add(over_control.word.name)
+    return {NAMES.get(name, name) for name in made}
+
+
+@pytest.mark.extended
+def test_planted_preferences_are_told_with_the_words_of_their_claims_alone(
+    chain: Chain, tmp_path: Path
+) -> None:
+    stored = planted(read_results(chain.folder("eval")), "same", "learnt")
+    no_checks: dict[str, Any] = {"groups": {}, "primary": None, "kinds": {}, "tasks": {}}
+    stored = replace(stored, **no_checks)
+    like_sft = parse_results(with_control(encode(stored)))
+    changed_by_title = dict[str, Results]()
+    texts = dict[str, set[str]]()
+    for case in SETS:
+        made = case.results()
+        titles = dict.fromkeys(differences(made.models), "one − another")
+        parts = {name: getattr(made, name) for name in ("models", "learnt", "kl", "rehearsal")}
+        start = like_sft if "control" in made.models else stored
+        changed = replace(start, differences=titles, verdict=made.verdict, **parts)
+        changed_by_title[case.title] = changed
+        texts[case.title] = texts_of(chain, tmp_path / case.title, changed)
+    prose = set.intersection(*texts.values())
+    for title, sentences in texts.items():
+        made_words = words_of(changed_by_title[title])
+        for name in WORDS:
+            said = [text for text in sentences - prose if names(name, text)]
+            assert bool(said) is (name in made_words), f"{title}, {name}: {said}"
+
+
+def test_a_note_stands_on_the_lamp_and_in_the_section_and_no_place_says_an_effect() -> None:
     from stages.pages.first_screen import lamps, sentence
     from stages.pages.headline import Headline
 
@@ -212,7 +291,7 @@ def test_a_note_is_the_same_in_verdict_lamp_and_section() -> None:
     }
     few = results(groups)
     node: dict[str, Any] = {"dpo": {"stage": "dpo"}}
-    assert NOTE in sentence(few, node, "it")
+    assert "new" not in sentence(few, node, "it"), "the note stands on the lamp"
     [lamp] = [lamp for lamp in lamps(few, node, "it", "") if lamp.title == "New tasks"]
     assert (lamp.word, lamp.state, lamp.figure) == (NOTE, "none", "")
     assert f"out of training: {NOTE}." in Headline(few).checks()

@@ -33,7 +33,7 @@ NOTHING = (-0.017, -0.071, 0.034)
 def test_the_verdict_stands_with_what_it_is_of_and_how_far_it_reaches() -> None:
     groups = {"seen tasks": group(HELPED), "unseen tasks": group(NOTHING, prompts=240, tasks=35)}
     line = headline(groups)
-    for figure in ("800 held-out prompts", "28 tasks", "SFT passes 31.6%, DPO 40.2%", "One seed "):
+    for figure in ("800 held-out prompts", "28 tasks", "SFT passes 31.6%, DPO 40.2%", "One seed"):
         assert figure in line.about()
     checks = line.checks()
     assert "On seen tasks: better (+8.6" in checks
@@ -63,9 +63,9 @@ def test_a_control_says_what_preferences_gave(
 @pytest.mark.parametrize(
     ("rate", "word"),
     [
-        ((0.62, 0.58, 0.66), ", above"),
-        ((0.41, 0.33, 0.49), ", below"),
-        ((0.53, 0.4, 0.6), "not clearly different from"),
+        ((0.62, 0.58, 0.66), "learnt the preferences"),
+        ((0.41, 0.33, 0.49), "learnt the opposite"),
+        ((0.53, 0.4, 0.6), "did not measurably learn"),
     ],
 )
 def test_held_out_pairs_never_say_that_it_helped(

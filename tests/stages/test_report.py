@@ -20,7 +20,7 @@ from tests.stages.test_eval import evaluated
 
 DESK = 900  # pixels
 PHONE = 844
-MOST_WORDS = 95
+MOST_WORDS = 90
 TEXTS_OF = "[...document.querySelectorAll('{}')].map(e => e.textContent)"
 HOSTILE = (
     "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">{{ 7 * 7 }}"
@@ -57,7 +57,7 @@ def test_anybody_can_read_it_on_a_phone_or_a_desk_in_light_and_dark(
 
 @pytest.mark.extended
 def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -> None:
-    """At 1440 × 900 all of it, in at most 95 words; at 390 × 844 the sentence, the rates and the lamps."""
+    """At 1440 × 900 all of it, in at most 90 words; at 390 × 844 the sentence, the rates and the lamps."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with browser(tmp_path / "browser") as tab:

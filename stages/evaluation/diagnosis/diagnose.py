@@ -223,18 +223,21 @@ def outcome_of(results: Results, part: str) -> tuple[bool | None, float | None]:
     """Return whether a part of the verdict is good (None: unknown), and the detectable points if nothing changed."""
     if part == "judged":
         comparison = next(iter(results.judged.values()))
-        if isinstance(comparison, Waiting) or claims.judged(comparison).word is Word.too_few:
+        if isinstance(comparison, Waiting):
             return None, None
         claim = claims.judged(comparison)
+        if claim.note or claim.word is Word.too_few:
+            return None, None
         return claim.is_better, 100 * comparison.rates.detectable if claim.is_same else None
     if part == "learnt" and results.learnt:
-        claim, interval = claims.learnt(results.learnt), results.learnt.ratio["policy"]
+        claim = claims.learnt(results.learnt, results.kl)
+        interval = results.learnt.claimed.ratio["policy"]
     elif results.primary:
         main = results.main_difference
         claim, interval = claims.change(results.primary, main), results.primary[main]
     else:
         return None, None
-    if claim.note:
+    if claim.note or claim.word is Word.perhaps:
         return None, None
     return claim.is_better, 50 * (interval.high - interval.low) if claim.is_same else None
 

@@ -126,14 +126,15 @@ def held_out_pairs(run: Evidence) -> Finding | None:
     learnt = run.results.learnt
     if "learnt" not in run.results.gives_verdict or not learnt:
         return None
-    ratio = learnt.ratio["policy"]
-    claim = claims.learnt(learnt)
+    claimed = learnt.claimed
+    ratio = claimed.ratio["policy"]
+    claim = claims.learnt(learnt, run.results.kl)
     if not claim.note and not claim.is_same:
         return None
     words = {"enough": ENOUGH_PAIRS, "more_prompts": run.more_prompts}
-    detail = f"of {learnt.prompts} prompts: ±{50 * (ratio.high - ratio.low):.1f} points"
+    detail = f"of {claimed.prompts} prompts: ±{50 * (ratio.high - ratio.low):.1f} points"
     normal = Normal(low=ENOUGH_PAIRS, floor=ENOUGH_HELD_OUT)
-    return Finding.of("held_out_pairs", learnt.pairs, detail, normal, **words)
+    return Finding.of("held_out_pairs", claimed.pairs, detail, normal, **words)
 
 
 def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:

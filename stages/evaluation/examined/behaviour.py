@@ -18,10 +18,12 @@ def labels_reversed(found: Examined) -> str:
     learnt = found.results.learnt
     if not found.from_chat or not learnt:
         return ""
-    claim = claims.learnt(learnt)
+    claim = claims.learnt(learnt, found.results.kl)
     if not claim.is_worse:
         return ""
-    return f"{claim.says('learnt', model='it')}: it favours the better answer in {learnt.ratio['policy'].mean:.0%} of {learnt.of}"
+    return (
+        f"{claim.says('learnt', model='it')}: it gained more on the better answer in {claim.figure}"
+    )
 
 
 def end_not_learnt(found: Examined) -> str:
