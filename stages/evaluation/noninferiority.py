@@ -58,7 +58,7 @@ class Line:
 
 
 def decisive_number(prompts: int) -> str:
-    return f"about {prompts:,} prompts would"
+    return f"needs ~{prompts:,} prompts"
 
 
 def read_measures(folder: Path, role: str = POLICY) -> dict[str, dict[str, Measure]]:

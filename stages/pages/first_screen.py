@@ -124,7 +124,7 @@ def lamps(
     if of_pairs(nodes):
         shown.append(control_lamp(results, run))
     if ship:
-        shown.append(claim_lamp("Ship it?", ship, "ship", before=before))
+        shown.append(claim_lamp("Ship?", ship, "ship", before=before))
     return shown
 
 
@@ -344,7 +344,7 @@ def facts(
         shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd} of {count} measurements unusual")
+        shown.append(f"{odd}/{count} measurements unusual")
     return shown
 
 

@@ -100,7 +100,8 @@ def summary(
         sentences.append(sentence_on_checks(runs, over_all))
         headlines.append(on_checks(first, checks, len(runs), note or over_all.note))
     if first.learnt and learnt:
-        headlines.insert(0, on_pairs(first, learnt, len(runs), note or first.learnt.note))
+        note = note or claims.note_on_pairs(first.learnt)
+        headlines.insert(0, on_pairs(first, learnt, len(runs), note))
     if len(runs) < ENOUGH_SEEDS:
         sentences.append(f"Fewer than {ENOUGH_SEEDS} seeds say little about the recipe.")
     clauses = [clause for clause in headlines if clause]

@@ -118,6 +118,15 @@ def test_the_last_line_of_a_gate_says_its_claim_with_the_number_that_would_decid
     assert result.needed == max(line.needed or 0 for line in result.lines)
 
 
+def test_the_first_screen_says_of_shipping_what_the_gate_says(chain: Chain) -> None:
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(chain.root), {}, [])
+    html = (chain.root / "report.html").read_text()
+    [lamp] = re.findall(r"<span>Ship\?</span> <b>(.*?)</b> <small>(.*?)</small>", html)
+    assert lamp == (result.claim.says("ship", before="SFT"), result.claim.figure)
+    assert result.needed is not None
+    assert f"{result.needed:,}" in lamp[1]
+
+
 def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path: Path) -> None:
     published(built, tmp_path, [*measured(1, broken), *of_sft(measured(100))], rehearsal=REHEARSED)
     result = gate.run(settings(*TINY, "gate.against=sft"), Store(tmp_path), {}, [])
