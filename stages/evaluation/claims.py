@@ -150,13 +150,12 @@ def count(claims: Iterable[Claim]) -> tuple[int, int]:
     return words.count("good"), words.count("bad")
 
 
-def learnt(figures: Learnt, kl: Mapping[str, Divergence]) -> Claim:
-    """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer, and how far
-    did it move? Pairs that repeat a training pair do not count. `kl`: by role."""
+def learnt(figures: Learnt) -> Claim:
+    """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer? Pairs that
+    repeat a training pair do not count."""
     claimed = figures.claimed
-    share = claimed.ratio["policy"]
-    figure = f"{share.mean:.0%} of {claimed.of} ({share.low:.0%} to {share.high:.0%}), {size(claimed, kl)}"
-    return Claim(learnt_word(claimed), figure, claimed.of, note_on_pairs(figures))
+    share = claimed.ratio["policy"].share()
+    return Claim(learnt_word(claimed), share, claimed.of, note_on_pairs(figures))
 
 
 def learnt_word(figures: Learnt) -> Word:
@@ -164,10 +163,9 @@ def learnt_word(figures: Learnt) -> Word:
     if figures.moved["policy"] < LEAST_MOVED:
         return Word.unmoved
     word = word_of(figures.ratio["policy"], HALF)
-    blind = figures.blind
-    if word is not Word.better or not blind or word_of(blind.share, HALF) is not Word.better:
+    if word is not Word.better or not figures.blind:
         return word
-    unexplained = beyond_rule(blind)
+    unexplained = beyond_rule(figures.blind)
     if unexplained.is_better:
         return Word.better
     return Word.shortcut if unexplained.is_worse else Word.perhaps
@@ -192,8 +190,8 @@ def beyond_rule(blind: BlindRule) -> Claim:
 
 
 def size(figures: Learnt, kl: Mapping[str, Divergence]) -> str:
-    """Return how far the policy moved: `moved 0.37 nats a token, KL 0.052`. A share alone has no size."""
-    moved = f"moved {figures.moved['policy']:.2g} nats a token"
+    """Return how far the policy moved: `moved 0.37 nats a token, KL 0.052`. A share alone has no size. `kl`: by role."""
+    moved = f"moved {figures.claimed.moved['policy']:.2g} nats a token"
     return f"{moved}, KL {kl['policy'].per_token:.2g}" if "policy" in kl else moved
 
 
@@ -208,8 +206,8 @@ def learnt_over_control(figures: Learnt) -> Claim:
     claimed = figures.claimed
     by_sum, by_token = claimed.sum[OVER_CONTROL], claimed.per_token[OVER_CONTROL]
     figure = (
-        f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()} (short answers gain); "
-        f"{points(by_token.mean)} per token, {by_token.bounds()} (long answers gain)"
+        f"{points(by_sum.mean)} by log-prob ({by_sum.bounds()}; short answers gain), "
+        f"{points(by_token.mean)} per token ({by_token.bounds()}; long gain)"
     )
     words = {word_of(by_sum), word_of(by_token)}
     return Claim(word_of_measures(words), figure, claimed.of, note_on_pairs(figures))
@@ -364,22 +362,22 @@ def learnt_sentence(results: Results, figures: Learnt) -> str:
     sentence = f"{learnt_clause(results, figures)}{results.cautions}."
     over = learnt_over_control(figures) if has_control(figures) else None
     if over and not over.note:
-        sentence += f" {over.says('over_plain', model=results.policy)}: {over.figure}."
+        says = over.says("over_plain", model=results.policy)
+        sentence += f" {says[:1].upper()}{says[1:]}: {over.figure}."
     return sentence
 
 
 def learnt_clause(results: Results, figures: Learnt) -> str:
     """Return whether the policy learnt its preferences, on which pairs, how far it moved, and what no blind rule
     explains."""
-    claim = learnt(figures, results.kl)
-    claimed = figures.claimed
-    share = f"{claimed.ratio['policy'].share()} of {claimed.of}"
-    gained = f"it gained more on the better answer in {share}, {size(claimed, results.kl)}"
+    claim = learnt(figures)
+    gained = f"it gained more on the better answer in {claim.figure} of {claim.scope}, {size(figures, results.kl)}"
     if claim.note:
         whether = f"{claim.note.capitalize()} whether {results.policy} learnt the preferences"
         return f"{whether}: {gained}"
     says = claim.says("learnt", model=results.policy)
-    beyond = beyond_clause(claimed.blind) if claimed.blind else ""
+    blind = figures.claimed.blind
+    beyond = beyond_clause(claim, blind) if blind else ""
     return f"{repeats_clause(figures)}{says}: {gained}{beyond}"
 
 
@@ -390,12 +388,15 @@ def repeats_clause(figures: Learnt) -> str:
     return f"{figures.repeats:,} of {figures.of} repeat a training pair; on the others "
 
 
-def beyond_clause(blind: BlindRule) -> str:
-    """Return the clause on the pairs that the best blind rule leaves unexplained."""
-    goes_by, _ = BLIND_RULES[blind.rule]
+def beyond_clause(claim: Claim, blind: BlindRule) -> str:
+    """Return the clause on the pairs that the best blind rule leaves unexplained, with a word if there is a gain to
+    explain. `claim`: of all pairs."""
     unexplained = beyond_rule(blind)
-    says = unexplained.says("beyond", rule=goes_by)
-    return f"; on {unexplained.scope}: {unexplained.figure}, {says}"
+    clause = f"; on {unexplained.scope}: {unexplained.figure}"
+    if claim.word not in (Word.better, Word.perhaps, Word.shortcut):
+        return clause
+    goes_by, _ = BLIND_RULES[blind.rule]
+    return f"{clause}, {unexplained.says('beyond', rule=goes_by)}"
 
 
 def judged_sentence(row: Judged | Waiting, policy: str) -> str:

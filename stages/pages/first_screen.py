@@ -135,7 +135,8 @@ def control_lamp(results: Results, run: str) -> Lamp:
     claim = claims.over_control(results)
     if claim is None:
         return Lamp(title, "off", NOT_TESTED, "")
-    lamp = claim_lamp(title, claim, "control_lamp", CONTROL)
+    of_checks = "checks" in results.gives_verdict
+    lamp = claim_lamp(title, claim, "control_lamp", CONTROL if of_checks else "")
     if claim.word is Word.unknown and not claim.note:
         return lamp._replace(command=f"{run} {JUDGE} 'eval.judged.against=[sft,control]'")
     return lamp
@@ -143,8 +144,9 @@ def control_lamp(results: Results, run: str) -> Lamp:
 
 def learnt_lamps(results: Results, learnt: Learnt, run: str) -> list[Lamp]:
     """Return the lamps of held-out preferences: learnt or not, and whether answers are better."""
-    claim = claims.learnt(learnt, results.kl)
-    shown = [claim_lamp("Your preferences", claim, "learnt_lamp")]
+    claim = claims.learnt(learnt)
+    # The sentence above has the figures.
+    shown = [Lamp("Your preferences", claim.state, claim.says("learnt_lamp"), "")]
     if not results.judged:
         shown.append(Lamp("Are answers better?", "off", "nobody was asked", "", f"{run} {JUDGE}"))
     return shown
@@ -225,20 +227,20 @@ def learnt_sentence(results: Results, learnt: Learnt) -> str:
     over_control = claims.learnt_over_control(learnt) if claims.has_control(learnt) else None
     if over_control and not over_control.note:
         clauses.append(over_control.says("over_plain", model=results.policy))
-    clauses.append(judged_clause(results))
+    if results.judged:  # if nobody was asked, a lamp says so
+        clauses.append(judged_clause(results))
     return f"{'; '.join(clauses)}."
 
 
 def judged_clause(results: Results) -> str:
     """Return the clause on the first comparison of answers."""
-    for judged in results.judged.values():
-        by = BY.get(judged.opposed.labeler, judged.opposed.labeler)
-        title = judged.opposed.title
-        others = title if title == REFERENCES else f"{title}'s"
-        if isinstance(judged, Waiting):
-            return f"{judged.waiting:,} comparisons of answers wait for people"
-        return f"by {by}, {claims.judged(judged).says('judged_answers', others=others)}"
-    return "whether its answers are better, nobody was asked"
+    judged = next(iter(results.judged.values()))
+    if isinstance(judged, Waiting):
+        return f"{judged.waiting:,} comparisons of answers wait for people"
+    by = BY.get(judged.opposed.labeler, judged.opposed.labeler)
+    title = judged.opposed.title
+    others = title if title == REFERENCES else f"{title}'s"
+    return f"by {by}, {claims.judged(judged).says('judged_answers', others=others)}"
 
 
 def rates(results: Results, taught: str) -> list[Rates]:

@@ -51,11 +51,11 @@ NOTE = "too few tasks to say"
 WORDS = {
     "better": re.compile(
         r"\b(better(?! (answers?|on 0|by one))|helped|passes more|added more|more than chance|"
-        r"(?<!perhaps )learnt (?!the opposite|a shortcut)|so not by)\b",
+        r"(?<!perhaps )learnt (?!the opposite|a shortcut)|so not by|more than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
     "worse": re.compile(
-        r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|learnt less)\b",
+        r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|less than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
     "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
@@ -241,11 +241,12 @@ def with_control(content: Any) -> Any:
 def words_of(changed: Results) -> set[str]:
     """Return the names in WORDS of all claims on the preferences of these results."""
     assert changed.learnt
-    claim = claims.learnt(changed.learnt, changed.kl)
+    claim = claims.learnt(changed.learnt)
     if claim.note:
         return {"noted"}
     made = {claim.word.name}
-    if blind := changed.learnt.claimed.blind:
+    blind = changed.learnt.claimed.blind
+    if blind and claim.word in (Word.better, Word.perhaps, Word.shortcut):
         by_rule = claims.beyond_rule(blind).word
         # On these pairs, to lose is to follow the rule, and no difference cannot be told from it.
         made.add({"worse": "shortcut", "same": "unknown"}.get(by_rule.name, by_rule.name))

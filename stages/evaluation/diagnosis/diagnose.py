@@ -230,7 +230,7 @@ def outcome_of(results: Results, part: str) -> tuple[bool | None, float | None]:
             return None, None
         return claim.is_better, 100 * comparison.rates.detectable if claim.is_same else None
     if part == "learnt" and results.learnt:
-        claim = claims.learnt(results.learnt, results.kl)
+        claim = claims.learnt(results.learnt)
         interval = results.learnt.claimed.ratio["policy"]
     elif results.primary:
         main = results.main_difference

@@ -128,7 +128,7 @@ def held_out_pairs(run: Evidence) -> Finding | None:
         return None
     claimed = learnt.claimed
     ratio = claimed.ratio["policy"]
-    claim = claims.learnt(learnt, run.results.kl)
+    claim = claims.learnt(learnt)
     if not claim.note and not claim.is_same:
         return None
     words = {"enough": ENOUGH_PAIRS, "more_prompts": run.more_prompts}

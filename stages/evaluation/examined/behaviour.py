@@ -18,12 +18,10 @@ def labels_reversed(found: Examined) -> str:
     learnt = found.results.learnt
     if not found.from_chat or not learnt:
         return ""
-    claim = claims.learnt(learnt, found.results.kl)
+    claim = claims.learnt(learnt)
     if not claim.is_worse:
         return ""
-    return (
-        f"{claim.says('learnt', model='it')}: it gained more on the better answer in {claim.figure}"
-    )
+    return f"{claim.says('learnt', model='it')}: it gained more on the better answer in {claim.figure} of {claim.scope}"
 
 
 def end_not_learnt(found: Examined) -> str:
