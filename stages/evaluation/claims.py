@@ -223,12 +223,17 @@ def word_of_measures(words: set[Word]) -> Word:
 
 
 def over_control(results: Results) -> Claim | None:
-    """Return the claim of the policy over plain SFT on the chosen answers: by checks, by a judge if it can tell, else
-    by held-out pairs. None if the control was not evaluated."""
+    """Return the claim of the policy over plain SFT on the chosen answers: by checks, else by preferences. None if the
+    control was not evaluated."""
     if "control" not in results.models:
         return None
     if results.primary and "checks" in results.gives_verdict:
         return change(results.primary, OVER_CONTROL)
+    return preferred_over_control(results)
+
+
+def preferred_over_control(results: Results) -> Claim | None:
+    """Return the claim of the policy over plain SFT by a judge if it can tell, else by held-out pairs."""
     opposed = results.judged.get("control")
     if isinstance(opposed, Judged):
         by_judge = judged(opposed)
@@ -360,7 +365,7 @@ def checks_sentence(results: Results, primary: Row) -> str:
 def learnt_sentence(results: Results, figures: Learnt) -> str:
     """Return whether the policy learnt its preferences, with what became worse, and how it differs from plain SFT."""
     sentence = f"{learnt_clause(results, figures)}{results.cautions}."
-    over = learnt_over_control(figures) if has_control(figures) else None
+    over = preferred_over_control(results)
     if over and not over.note:
         says = over.says("over_plain", model=results.policy)
         sentence += f" {says[:1].upper()}{says[1:]}: {over.figure}."

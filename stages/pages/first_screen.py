@@ -224,7 +224,7 @@ def practised_clause(
 def learnt_sentence(results: Results, learnt: Learnt) -> str:
     """Return the sentence on preferences: learnt or not, more than by plain SFT, and what was said of the answers."""
     clauses = [claims.learnt_clause(results, learnt)]
-    over_control = claims.learnt_over_control(learnt) if claims.has_control(learnt) else None
+    over_control = claims.preferred_over_control(results)
     if over_control and not over_control.note:
         clauses.append(over_control.says("over_plain", model=results.policy))
     if results.judged:  # if nobody was asked, a lamp says so

@@ -29,6 +29,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
 # Fingerprints, times, and figures of a processor, which differ in their last digits
 FINGERPRINT = re.compile(r"\b[0-9a-f]{12}\b")
 FIGURE = re.compile(r"[-−+]?\d[\d,]*\.\d+(e[-+]?\d+)?%?|\b\d+(?= s\b)")
+# The forecast, which a command prints if it takes longer than some seconds
+FORECAST = re.compile(r"^The whole run: .*\n", re.MULTILINE)
 TRACKED = re.compile(r"^W&B .*\n", re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -67,7 +69,7 @@ def output_of(language: str, source: str, folder: Path) -> str:
         line = [sys.executable, program, *arguments]
         ran = subprocess.run(line, capture_output=True, text=True, check=False, **options)
     assert ran.returncode == 0, ran.stderr
-    return (ran.stdout + ran.stderr).replace(str(folder), ".")
+    return FORECAST.sub("", ran.stdout + ran.stderr).replace(str(folder), ".")
 
 
 def notebook(outputs: list[str]) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def test_the_first_outputs_of_the_notebook_are_those_of_the_same_run(
         " outputs=outputs", ""
     )  # the tutorial's store is where it is by default
     first, *others = stored_outputs()
+    printed = FORECAST.sub("", printed)
     first = TRACKED.sub("", first)  # the shared store is built without a tracker
     (tmp_path / "outputs").symlink_to(built)
     results = json.loads((tmp_path / "outputs/latest/eval/results.json").read_text())

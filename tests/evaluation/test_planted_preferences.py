@@ -62,11 +62,13 @@ def test_what_pairs_cannot_tell_of_plain_sft_comes_with_the_command_that_would()
 
 def test_a_judge_that_can_tell_decides_over_plain_sft_before_likelihoods_do() -> None:
     made = BY_TITLE["control lower by both measures"].results()
-    for effect, state in (("worse", "bad"), ("same", "good")):
+    for effect, state, words in (("worse", "bad", "less than"), ("same", "good", "more than")):
         comparison = planted_comparison(effect)
         opposed = replace(comparison, opposed=Opposed("Plain SFT", "judge", 90, 0))
-        lamp = lamps(replace(made, judged={"control": opposed}), NODES, "it", RUN)[-1]
-        assert lamp.state == state
+        asked = replace(made, judged={"control": opposed})
+        assert lamps(asked, NODES, "it", RUN)[-1].state == state
+        for text in (sentence(asked, NODES, "it"), claims.verdict(asked)):
+            assert f"{words} plain SFT" in text.replace("More", "more").replace("Less", "less")
 
 
 def test_a_difference_of_both_measures_stands_on_the_first_screen_with_its_bias() -> None:
