@@ -157,7 +157,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results = replace(results, verdict=claims.verdict(results))
 
     save(out / "outcomes.parquet", checked.outcomes(), Outcome)
-    gate_measures += policy_measures(checked, unchecked, answers)
+    gate_measures += answer_measures(checked, unchecked, answers)
     # other held-out pairs are of each run's own samples
     if parts[0] == "learnt":
         gate_measures += pair_measures
@@ -197,10 +197,10 @@ def no_verdict_error(sets: dict[str, AnsweredSet], inputs: dict[str, Path]) -> U
     )
 
 
-def policy_measures(
+def answer_measures(
     checked: Checked, unchecked: dict[str, Table], answers: Answers
 ) -> list[measures.Measure]:
-    """Return the measures of each answer of the policy, by which the gate compares two runs."""
+    """Return the measures of each answer of every model, by which the gate compares two runs or two models."""
     passes = dict[str, Table]()
     if checked.primary:
         passes[measures.PASSES] = checked.primary
@@ -208,7 +208,10 @@ def policy_measures(
         if table is not checked.primary:
             passes[f"{measures.PASSES} of {name}"] = table
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
-    return measures.measure_answers(tables, passes, answers["policy"])
+    rows = list[measures.Measure]()
+    for role, of_role in answers.items():
+        rows += measures.measure_answers(tables, passes, of_role, role)
+    return rows
 
 
 def parts_of_verdict(

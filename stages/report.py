@@ -2,13 +2,15 @@
 
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.config.schema import POLICY_STAGES, Report
-from stages.evaluation import benchmarks, rounds, suite_results
+from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
+from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
@@ -37,6 +39,7 @@ from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, command_of, manifest_of
 from stages.store.records import Candidate, Pair, load
 from stages.store.sealed_json import load_json, require_keys
+from stages.store.typed_json import encode_fields
 from stages.store.workspace import StageDir, read_curves
 
 # differences shown after the verdict's own and those of arms
@@ -54,7 +57,7 @@ WARNED_IN = {
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `report.html`, `answers.html` and, if there are labels, `labels.html`."""
+    """Publish `report.html` and `answers.html`, if there are labels `labels.html`, and with several seeds `seeds.json`."""
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = name_control(read_results(inputs["eval"]))
@@ -73,6 +76,9 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     (out / "report.html").write_text(html, encoding="utf-8")
     answers_html = all_answers.render_answers(answered, inputs, results)
     (out / all_answers.PAGE).write_text(answers_html, encoding="utf-8")
+    if page["over_seeds"]:
+        over_seeds = json.dumps(encode_fields(page["over_seeds"]), indent=1)
+        (out / seeds.FILE).write_text(over_seeds, encoding="utf-8")
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
@@ -140,6 +146,10 @@ def read_template_values(
             inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
         faults = f"{examined['sentence']}. "
+    note = claims.note_of_run(results)
+    ship = gate_claim(cfg, [inputs[each.role] for each in runs], results.before, note)
+    over_seeds = seeds.summary(runs, inputs, confidence, note)
+    sentence = first_screen.sentence(results, nodes, taught)
     headline = Headline(
         results,
         len(trained_seeds),
@@ -162,11 +172,11 @@ def read_template_values(
         "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
-        "over_seeds": seeds.summary(runs, inputs, confidence),
-        "sentence": faults + first_screen.sentence(results, nodes, taught),
+        "over_seeds": over_seeds,
+        "sentence": faults + sentence + (f" {over_seeds.headline}" if over_seeds else ""),
         "rates": first_screen.rates(results, taught),
         "in_any_form": first_screen.rates_in_any_form(results, taught),
-        "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"])),
+        "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"]), ship),
         "example": first_screen.example(answers),
         "changed_words": changed_words,
         "chain": first_screen.chain(nodes),
@@ -205,6 +215,15 @@ def read_template_values(
         "reward": reward_figures(nodes),
         "origin": nodes["eval"],
     }
+
+
+def gate_claim(cfg: Report, evaluations: Sequence[Path], before: str, note: str) -> Claim | None:
+    """Return what the gate says of the policy against the model before it, None if nothing was measured of both.
+    `evaluations`: their folders, one per seed; `note`: why nothing can be said, or ''."""
+    old = [noninferiority.read_measures(folder, before) for folder in evaluations]
+    new = [noninferiority.read_measures(folder) for folder in evaluations]
+    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence)
+    return noninferiority.claim_of_all(lines, note) if lines else None
 
 
 def sentence_by_section(

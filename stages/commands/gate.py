@@ -1,4 +1,5 @@
-"""`stage=gate`: end with an exit code that says whether a policy is worse than an earlier one. Nothing is built.
+"""`stage=gate`: end with an exit code that says whether a policy is worse than an earlier one, or than another model of its
+own run. Nothing is built.
 
 The codes are 0: not worse by `gate.margin`, 1: worse, 3: too few prompts to tell, 2: other prompts or settings of the
 answers, so that nothing can be compared, or an error. `gate.json` in the store gives the reasons."""
@@ -13,20 +14,28 @@ from typing import Self
 
 from stages.commands.finished_run import newest_end, require_nodes
 from stages.commands.result import Result, new_table, null_for_nan, print_parts
+from stages.config.choices import Command, Role
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Gate, Target
 from stages.evaluation import claims, measures
-from stages.evaluation.measures import LENGTH, Measure
-from stages.evaluation.noninferiority import Line, by_measure, compare, outcome
+from stages.evaluation.claims import Claim
+from stages.evaluation.measures import LENGTH, POLICY, Measure
+from stages.evaluation.noninferiority import (
+    Line,
+    claim_of_all,
+    compare,
+    needed,
+    outcome,
+    read_measures,
+)
 from stages.evaluation.results import read_results
 from stages.pipeline import provenance
 from stages.store import safe_files
-from stages.store.manifest import edited_source, manifest_of
+from stages.store.manifest import command_of, edited_source, manifest_of
 from stages.store.node import Node, published_node
 from stages.store.numbers import points, signed
 from stages.store.plugins import user_path
-from stages.store.records import load
 from stages.store.sealed_json import rebuild_command
 from stages.store.stage_sources import EditedSource
 from stages.store.store import Store
@@ -39,18 +48,23 @@ COLUMNS = ("measure", "prompts", "before", "after", "difference", "outcome")
 
 @dataclass(frozen=True)
 class Side:
-    """The evaluations of one policy, one per seed, the first seed last: folders and measures. `checks_version`: of
-    `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict."""
+    """The evaluations of one model, one per seed, the first seed last: folders and measures. `checks_version`: of
+    `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict. `role`: the
+    model's, and `title` its name; `before`: the role of the model that the policy was trained from. `note`: why nothing
+    can be said of it, or ''."""
 
     folders: list[Path]
     checks_version: int
     edited: EditedSource | None
     measures_by_seed: list[dict[str, dict[str, Measure]]]
     settings: dict[str, object]
-    policy: str
+    role: str
+    title: str
+    before: str
+    note: str
 
     @classmethod
-    def read(cls, folders: list[Path], store: Store) -> Self:
+    def read(cls, folders: list[Path], store: Store, role: str = POLICY) -> Self:
         store.verify(*folders)
         results = read_results(folders[0])
         manifest = manifest_of(folders[0])
@@ -58,25 +72,46 @@ class Side:
             folders=folders,
             checks_version=manifest["version"],
             edited=edited_source(manifest),
-            measures_by_seed=[
-                by_measure(load(folder / measures.FILE, Measure)) for folder in folders
-            ],
+            measures_by_seed=[read_measures(folder, role) for folder in folders],
             settings={"decoding": results.decoding, "endpoint": results.endpoint},
-            policy=results.policy,
+            role=role,
+            title=results.models[role],
+            before=results.before,
+            note=claims.note_of_run(results),
         )
+
+    @property
+    def name(self) -> str:
+        return f"{self.title} {self.folders[-1].name}"
+
+    @property
+    def measured_files(self) -> set[tuple[str, str]]:
+        """The fingerprint of each evaluation with the digest of its measures, wherever its folder is."""
+        manifests = [manifest_of(folder) for folder in self.folders]
+        return {(m["fingerprint"], m["files"][measures.FILE]["sha256"]) for m in manifests}
 
 
 @dataclass
 class GateResult(Result):
-    """The comparison of two policies. `code`: the exit code; `before`, `after`: the folders of their evaluations."""
+    """The comparison of two models. `code`: the exit code; `claim`: what the comparison says, and `claims` what each of its
+    measures does; `needed`: the number of prompts that would decide; `before`, `after`: the folders of the evaluations.
+    """
 
     code: GateCode
     outcome: str
     title: str
+    claim: Claim
+    claims: dict[str, Claim]
+    needed: int | None
     reasons: list[str]
     lines: list[Line]
     before: list[Path]
     after: list[Path]
+
+    @property
+    def sentence(self) -> str:
+        """The claim as a sentence: the last line of the command."""
+        return f"{self.title}: {self.claim.with_figure('gate')}."
 
     def show(self) -> None:
         table = new_table(*COLUMNS, title=self.title)
@@ -85,6 +120,7 @@ class GateResult(Result):
         print_parts(table)
         if self.code is not GateCode.cannot_tell:  # unclear measures stand in the table
             print_parts(*map(visible, self.reasons))
+        print_parts(visible(self.sentence))
 
     def end_with_exit_code(self) -> None:
         """End the process with the exit code."""
@@ -94,39 +130,78 @@ class GateResult(Result):
 def run(
     cfg: Config, store: Store, typed_graph: dict[str, Node], overrides: list[str]
 ) -> GateResult:
-    """Compare the run's policy with that of `gate.against`, and write the comparison into the store.
-    `typed_graph`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
+    """Compare the run's policy with what `gate.against` names, and write the comparison into the store. `typed_graph`: the
+    graph of the typed settings, or empty. Raise UserError if an evaluation is missing, or if both are the same."""
     # none, or another user's: an earlier comparison must not be taken for this one
     with suppress(OSError):
         (store.root / "gate.json").unlink()
     if not cfg.gate.against:
         raise UserError(
-            "gate.against=null: name an evaluation or report by its fingerprint, or a folder with one."
+            "gate.against=null: name a model of this run (sft, base or control), an evaluation or report by its "
+            "fingerprint, or a folder with one."
         )
     typed = [node for node in typed_graph.values() if node.stage == Target.eval]
     require_nodes(typed, cfg, store, overrides)
-    old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
-    if old.folders == new.folders:
-        log.warning("Both sides are the evaluation %s: nothing to compare.", old.folders[0])
+    old = other_side(new, cfg.gate.against, store)
     result = compare_sides(old, new, cfg.gate)
     write_result(result, store.root)
     return result
 
 
+def other_side(new: Side, against: str, store: Store) -> Side:
+    """Return what `gate.against` names: another model of the new run, or the policy of an earlier one. Raise UserError if
+    it names none, or the new policy itself."""
+    models = read_results(new.folders[0]).models
+    if against in [*Role] and against not in models:
+        others = " or ".join(f"gate.against={role}" for role in models if role != POLICY)
+        problem = f"gate.against={against}: {new.folders[0]} has no such model"
+        if against == Role.control:
+            evaluation = command_of(manifest_of(new.folders[0]))
+            others += f", or evaluate plain SFT too: {evaluation} control=true"
+        raise UserError(f"{problem}. Type {others}")
+    if against in models:
+        old = Side.read(new.folders, store, role=against)
+    else:
+        old = Side.read(earlier_evaluations(store, against), store)
+    if old.role == new.role and old.measured_files == new.measured_files:
+        outputs = f"outputs={store.root}"
+        command = provenance.command(Command.gate, [outputs, f"gate.against={new.before}"])
+        raise UserError(
+            f"gate.against={against}: this is the evaluation {new.folders[0]} itself, so that nothing is compared. "
+            f"Name an earlier one, or compare its policy with {new.before} of the same run: {command}"
+        )
+    return old
+
+
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
-    """Return the comparison of two policies, with the measures that decide it as reasons, or why there is none."""
+    """Return the comparison of two models, with the measures that decide it as reasons, or why there is none."""
     lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
+    claim = claim_of_all(lines, new.note)
+    if new.note:
+        code = GateCode.cannot_tell
     if reasons:
         code = GateCode.other_prompts
+        claim = claims.gate(code, reasons[0])
     for line in lines:
         if line.code is code and code is not GateCode.passes:
             reasons.append(f"{line.measure}: {outcome_text(line)}")
-    word = claims.gate(code).says("gate")
-    title = f"{new.policy} {new.folders[-1].name} against {old.folders[-1].name}: {word}"
-    return GateResult(code, word, title, reasons, lines, old.folders, new.folders)
+    if not lines:
+        reasons.append(f"nothing was measured of both {old.title} and {new.title}")
+    return GateResult(
+        code=code,
+        outcome=claim.says("gate"),
+        title=f"{new.name} against {old.name}",
+        claim=claim,
+        claims={line.measure: line.claim for line in lines},
+        needed=needed(lines),
+        reasons=reasons,
+        lines=lines,
+        before=old.folders,
+        after=new.folders,
+    )
 
 
 def reasons_not_to_compare(old: Side, new: Side) -> list[str]:
@@ -244,9 +319,5 @@ def change_text(line: Line, change: float) -> str:
 
 def outcome_text(line: Line) -> str:
     """Return what the comparison of a measure says; if it cannot tell, with the number of prompts that would."""
-    says = claims.gate(line.code, note=line.note).says("gate")
-    if line.code is not GateCode.cannot_tell:
-        return says
-    if line.needed:
-        return f"{says}; about {line.needed:,} prompts would"
-    return f"{says}, it rather {'rose' if line.difference.mean > 0 else 'fell'}"
+    claim = line.claim
+    return "; ".join(filter(None, (claim.says("gate"), claim.figure)))

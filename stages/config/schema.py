@@ -80,7 +80,11 @@ POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the p
 
 @dataclass
 class Report:
+    """`margin`, `confidence`: those of the gate, whose answer for the model before the policy is on the first screen."""
+
     side_by_side: int = MISSING
+    margin: float = share()
+    confidence: float = limited(Limit(0.5, 1, below=True))
 
 
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")

@@ -121,17 +121,16 @@ def benchmark_results(
     cfg: Eval, inputs: Mapping[str, Path]
 ) -> tuple[list[BenchmarkRow], list[Measure]]:
     """Return a row for each task and metric, with every model's rate and paired differences on prompts that all were
-    asked, and the policy's scores. Both are empty if the evaluation has no benchmarks."""
+    asked, and the scores of each model. Both are empty if the evaluation has no benchmarks."""
     measured = list[Measure]()
     roles = [role for role in cfg.models if f"{PREFIX}{role}" in inputs]
     scores = defaultdict[tuple[str, str], dict[int, dict[str, float]]](lambda: defaultdict(dict))
     for role in roles:
         for s in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
             scores[s.task, s.metric][s.doc_id][role] = s.score
-            if role == "policy":
-                unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments["benchmark"])
-                value = 1 - s.score if s.metric.endswith(LESS) else s.score
-                measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value))
+            unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments["benchmark"])
+            value = 1 - s.score if s.metric.endswith(LESS) else s.score
+            measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value, role))
     rows = list[BenchmarkRow]()
     for (task, metric), by_prompt in scores.items():
         if table := [

@@ -99,7 +99,8 @@ class Claim:
         """Return the answer with the figure behind it: `better (+8.6 points, +2.6 to +15.8; 800 prompts)`."""
         if self.note:
             return self.note
-        return f"{self.says(question, **names)} ({self.figure}; {self.scope})"
+        behind = "; ".join(filter(None, (self.figure, self.scope)))
+        return f"{self.says(question, **names)} ({behind})"
 
     @property
     def answer(self) -> str:
@@ -121,7 +122,7 @@ class Claim:
     @property
     def state(self) -> str:
         """The state of a lamp: good, bad or none."""
-        if self.is_better:
+        if self.is_better or (self.word is Word.not_worse and not self.note):
             return "good"
         return "bad" if self.is_worse else "none"
 
@@ -243,6 +244,27 @@ def preferred_over_control(results: Results) -> Claim | None:
     return None
 
 
+def over_seeds(gain: Interval, seeds: int, note: str = "") -> Claim:
+    """Return the claim of a difference of pass rates over seeds."""
+    figure = f"{points(gain.mean)} points, {gain.bounds()} by seed"
+    return Claim(word_of(gain), figure, f"{seeds} seeds", note)
+
+
+def learnt_over_seeds(share: Interval, seeds: int, note: str = "") -> Claim:
+    """Return the claim of the share of held-out pairs that the policy favours, over seeds."""
+    figure = f"{share.mean:.0%} of held-out pairs, {share.low:.0%} to {share.high:.0%} by seed"
+    return Claim(word_of(share, HALF), figure, f"{seeds} seeds", note)
+
+
+def learnt_control_over_seeds(by_sum: Interval, by_token: Interval, seeds: int) -> Claim:
+    """Return the claim of the policy over plain SFT on the chosen answers over seeds, as `learnt_over_control` does."""
+    figure = (
+        f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()}; "
+        f"{points(by_token.mean)} per token, {by_token.bounds()} by seed"
+    )
+    return Claim(word_of_measures({word_of(by_sum), word_of(by_token)}), figure, f"{seeds} seeds")
+
+
 def judged(figures: Judged) -> Claim:
     """Return the claim of a labeler's judgements of the policy's answers against another model's."""
     figure = f"wins {figures.rates.win_rate.share()}"
@@ -263,8 +285,13 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
     return Word.preferred if word is Word.better else Word.rejected
 
 
+def note_of_run(results: Results) -> str:
+    """Return the note on all claims of a rehearsal, else ''."""
+    return REHEARSAL if results.rehearsal else ""
+
+
 def gate(code: GateCode, figure: str = "", scope: str = "", note: str = "") -> Claim:
-    """Return the claim of a measure of an earlier policy and a later one, by the outcome of its tests."""
+    """Return the claim of a measure of two models, or of all measures of them, by the outcome of their tests."""
     return Claim(GATE_WORDS[code], figure, scope, note)
 
 

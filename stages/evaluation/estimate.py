@@ -10,15 +10,16 @@ contains the noise of its prompts (ch. 9). A prompt with several rows is such a 
   degrees of freedom of its error (Korn & Graubard 1998, Survey Methodology 24:2).
 - **One paired difference**: Tango's score interval (1998, Statistics in Medicine 17:8) with Student's quantile.
 - **Not worse by a margin**: the p-value of the same test, at the margin.
+- **A figure over seeds**: Student's interval, for other seeds on the same prompts.
 - **Several claims at once**: Holm's levels (1979, Scandinavian Journal of Statistics 6:2). `compare` takes the largest
   t instead (best_model.py), because it chooses the best of the models that it compares.
 
-An interval is valid for the trained models at hand: no interval here contains the error of training with other seeds."""
+Any other interval is valid for the trained models at hand: it does not contain the error of training with other seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,22 @@ def difference(
     """Return the mean difference of two measurements of the same rows, of any size, with Student's interval."""
     table = np.array([before, after], float).T
     return Means(table, [""] * len(table), shares=False).difference(1, 0, confidence)
+
+
+def over_seeds(
+    values: Sequence[float], step: float, lowest: float = -1.0, confidence: float = 0.95
+) -> Interval:
+    """Return the mean of a figure over seeds with Student's interval for other seeds, on the same prompts.
+
+    Args:
+        values: by seed, two or more.
+        step: the smallest difference of two values. Values that are equal still differ by its rounding error.
+        lowest: the least value possible; the most is 1."""
+    mean = fmean(values)
+    spread = max(stdev(values), step / math.sqrt(12))
+    quantile = student_quantile((1 + confidence) / 2, len(values) - 1)
+    margin = quantile * spread / math.sqrt(len(values))
+    return Interval(mean, max(lowest, mean - margin), min(1.0, mean + margin))
 
 
 def diluted(interval: Interval, rows: int, share: float, confidence: float = 0.95) -> Interval:

@@ -173,7 +173,10 @@ def measure_wins(
     comparison: Comparison, key: str, title: str, labeler: str, judge: str
 ) -> Iterator[Measure]:
     """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost, NaN
-    without a verdict. `judge`: a digest of the labeler, since the verdicts of two judges cannot be compared."""
+    without a verdict. The opponent (`key`: its role) would win half against itself. `judge`: a digest of the labeler,
+    since the verdicts of two judges cannot be compared."""
     name = f"wins against {title} by {labeler}"
     for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
-        yield Measure(name, content_id(other.prompt_id, other.text, judge), key, won)
+        unit = content_id(other.prompt_id, other.text, judge)
+        yield Measure(name, unit, key, won)
+        yield Measure(name, unit, key, POINTS["tie"], role=key)

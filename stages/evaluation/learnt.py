@@ -49,7 +49,7 @@ def learnt_results(
     Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
     `moved`: how far training moved the answers. `blind`: the best rule that reads no answer, and what it leaves
     unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, None
-    if none repeats. Also return what was measured of the policy, by its log-ratio."""
+    if none repeats. Also return what was measured of each model, by its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
         role
@@ -178,11 +178,15 @@ class ScoredPairs:
         )
 
     def measures(self) -> list[Measure]:
-        """Return what was measured of the policy, by its log-ratio."""
+        """Return what was measured of each model, by its log-ratio. The model before training favours no answer."""
         units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in self.pairs]
-        values = self.right(self.ratios["policy"]).tolist()
-        rows = zip(units, self.prompts, values, strict=True)
-        return [Measure(FAVOURED, *row) for row in rows]
+        unmoved = {self.before: np.zeros((len(self.pairs), 2))}
+        measured = list[Measure]()
+        for role, ratio in (unmoved | self.ratios).items():
+            values = self.right(ratio).tolist()
+            rows = zip(units, self.prompts, values, strict=True)
+            measured += [Measure(FAVOURED, *row, role) for row in rows]
+        return measured
 
 
 def training_pairs(inputs: dict[str, Path], contract: Contract) -> list[BlindPair]:

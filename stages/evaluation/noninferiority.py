@@ -1,4 +1,5 @@
-"""Is a new policy worse than an earlier one? Each measure is a test of non-inferiority by a paired interval.
+"""Is a policy worse than an earlier one, or than another model of its run? Each measure is a test of non-inferiority by
+a paired interval.
 
 A measure passes if it is not worse by `margin`. It is worse if it does not pass and is below zero at its level by
 Holm's method over the measures. Otherwise the prompts are too few to tell. The mean answer's length may change by
@@ -9,17 +10,21 @@ too little."""
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.exit_codes import GateCode
+from stages.evaluation import claims
+from stages.evaluation.claims import Claim
 from stages.evaluation.distributions import binomial_at_most
 from stages.evaluation.estimate import Means, correction, prompts_needed
 from stages.evaluation.intervals import Interval
-from stages.evaluation.measures import FAVOURED, LENGTH, PASSES, Measure
+from stages.evaluation.measures import FAVOURED, FILE, LENGTH, PASSES, POLICY, Measure
 from stages.evaluation.outcomes import LENGTH_DRIFT
+from stages.store.records import load
 
 Rows = Mapping[str, Measure]  # the rows of one measure, by unit
 BROKEN = 0.001  # probability that noise alone fails a gate by one of its tasks
@@ -42,12 +47,31 @@ class Line:
     seeds: tuple[float, float] | None = None
     note: str = ""
 
+    @property
+    def claim(self) -> Claim:
+        """What the comparison of the measure says; if it cannot tell, with the number of prompts that would."""
+        figure = ""
+        if self.code is GateCode.cannot_tell:
+            direction = "rose" if self.difference.mean > 0 else "fell"
+            figure = decisive_number(self.needed) if self.needed else f"it rather {direction}"
+        return claims.gate(self.code, figure, f"{self.prompts:,} prompts", self.note)
 
-def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
-    """Return the rows of an evaluation by measure and unit."""
+
+def decisive_number(prompts: int) -> str:
+    return f"needs ~{prompts:,} prompts"
+
+
+def read_measures(folder: Path, role: str = POLICY) -> dict[str, dict[str, Measure]]:
+    """Read what an evaluation measured of one model, by measure and unit."""
+    return by_measure(load(folder / FILE, Measure), role)
+
+
+def by_measure(rows: Sequence[Measure], role: str = POLICY) -> dict[str, dict[str, Measure]]:
+    """Return the rows of one model by measure and unit."""
     table = dict[str, dict[str, Measure]]()
     for row in rows:
-        table.setdefault(row.measure, {})[row.unit] = row
+        if row.role == role:
+            table.setdefault(row.measure, {})[row.unit] = row
     return table
 
 
@@ -166,8 +190,9 @@ def pairs_of(old: Rows, new: Rows, units: Sequence[str]) -> NDArray[np.float64]:
 
 
 def outcome(lines: Sequence[Line]) -> GateCode:
-    """Return the exit code: 2 if any measure cannot be compared, else 1 if any is worse, else 3 if any is unclear."""
-    codes = {line.code for line in lines}
+    """Return the exit code: 2 if any measure cannot be compared, or there is none, else 1 if any is worse, else 3 if any
+    is unclear."""
+    codes = {line.code for line in lines} or {GateCode.other_prompts}
     return next(
         (
             code
@@ -176,3 +201,25 @@ def outcome(lines: Sequence[Line]) -> GateCode:
         ),
         GateCode.passes,
     )
+
+
+def needed(lines: Sequence[Line]) -> int | None:
+    """Return the number of prompts at which no measure is unclear; None if none is, or if no number decides one."""
+    numbers = [line.needed for line in lines if line.code is GateCode.cannot_tell]
+    known = [number for number in numbers if number]
+    return max(known) if numbers and len(known) == len(numbers) else None
+
+
+def claim_of_all(lines: Sequence[Line], note: str = "") -> Claim:
+    """Return the claim of a comparison: of all measures, those that decide it, or the number of prompts that would.
+    `note`: why nothing can be said, or ''."""
+    code = outcome(lines)
+    figure = ""
+    number = needed(lines)
+    if code is GateCode.passes:
+        figure = f"in {len(lines)} measures"
+    elif code is GateCode.cannot_tell and number:
+        figure = decisive_number(number)
+    elif lines:
+        figure = "; ".join(line.measure for line in lines if line.code is code)
+    return claims.gate(code, figure, f"{len(lines)} measures", note)

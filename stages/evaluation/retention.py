@@ -21,7 +21,7 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.claims import retention_sentence
 from stages.evaluation.estimate import Means, correction, prompts_needed
 from stages.evaluation.measures import LOOPLESS, Measure, rows_of
-from stages.evaluation.outcomes import Answers, Table, before
+from stages.evaluation.outcomes import Answers, Table
 from stages.evaluation.results import Retained, Retention
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
 from stages.models.run_attention import send_tensor
@@ -47,7 +47,7 @@ def claims(
     cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir
 ) -> tuple[Retention | None, list[Measure]]:
     """Test the claims on running text (`eval.retention`), open requests without constraints, and requested lengths.
-    Returns the claims that have data and a sentence about them (None if none has), and what they measured."""
+    Returns the claims that have data and a sentence about them (None if none has), and what they measured of each model."""
     tested, measured, alpha = list[Retained](), list[Measure](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [
@@ -66,12 +66,13 @@ def claims(
             raise UserError(
                 "eval.retention: no text has two tokens or more. Name a file with longer texts."
             )
-        values = zip(texts, scored["policy"].tolist(), strict=True)
-        measured += [
-            Measure(TEXT_MEASURE, content_id(text), "texts", v)
-            for text, v in values
-            if math.isfinite(v)
-        ]
+        for role, log_p in scored.items():
+            values = zip(texts, log_p.tolist(), strict=True)
+            measured += [
+                Measure(TEXT_MEASURE, content_id(text), "texts", v, role)
+                for text, v in values
+                if math.isfinite(v)
+            ]
         scored = {role: log_p[readable] for role, log_p in scored.items()}
         for against, margin in TEXT.items():
             if against in scored:
@@ -82,7 +83,7 @@ def claims(
                 )
     if (open_prompts := everything.group("open_plain").prompts) and "base" in cfg.models:
         varied = measure_answers(open_prompts, answers, "base", variety)
-        measured += rows_of("different pairs of words", open_prompts, varied[0])
+        measured += rows_of_models("different pairs of words", open_prompts, answers, variety)
         tested.append(
             mean_claim(
                 "different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True
@@ -93,10 +94,10 @@ def claims(
         )
         tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
+    if sized:
+        measured += rows_of_models("share of the requested length", sized, answers, within_length)
     for against in (role for role in TEXT if sized and role in cfg.models):
         lengths = measure_answers(sized, answers, against, within_length)
-        if against == before(cfg.models):
-            measured += rows_of("share of the requested length", sized, lengths[0])
         tested.append(
             mean_claim(
                 "share of the requested length", against, lengths, alpha, LENGTH_ERROR, bounded=True
@@ -167,6 +168,19 @@ def measure_answers(
         [[float(measure(e, answers[role][e.id])) for e in prompts] for role in ("policy", against)]
     )
     return rows[0], rows[1]
+
+
+def rows_of_models(
+    name: str,
+    prompts: list[Example],
+    answers: Answers,
+    measure: Callable[[Example, Candidate], float],
+) -> list[Measure]:
+    """Return the rows of one measure of every model's answers."""
+    rows = list[Measure]()
+    for role, of_role in answers.items():
+        rows += rows_of(name, prompts, (measure(e, of_role[e.id]) for e in prompts), role)
+    return rows
 
 
 def variety(prompt: Example, answer: Candidate) -> float:

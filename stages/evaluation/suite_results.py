@@ -5,7 +5,6 @@ neither twin has another weakness. In refusals and unknown facts, the fault is t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def read_suites(
 def suite_results(
     prompts: Sequence[Example], answers: Mapping[str, Answers], cfg: Eval
 ) -> tuple[dict[str, SuiteRates], list[Measure]]:
-    """Return the results of each suite by name, and the policy's score and lack of the fault by pair. `answers` are
+    """Return the results of each suite by name, and each model's score and lack of the fault by pair. `answers` are
     those in each model's own form, and in every other."""
     results, measured = dict[str, SuiteRates](), list[Measure]()
     by_suite = {
@@ -114,8 +113,9 @@ def suite_results(
             for twins in zip(*outcomes.prompts.values(), strict=True)
         ]
         for measure, values in {"score": outcomes.score, "no fault": 1 - outcomes.fault}.items():
-            column = values[:, outcomes.roles.index("policy")].tolist()
-            measured += map(Measure, repeat(f"{name}: {measure}"), units, repeat(name), column)
+            for role, column in zip(outcomes.roles, values.T.tolist(), strict=True):
+                rows = zip(units, column, strict=True)
+                measured += [Measure(f"{name}: {measure}", unit, name, v, role) for unit, v in rows]
     return results, measured
 
 

@@ -66,12 +66,13 @@ class Step(NamedTuple):
     state: str = "done"
 
 
-def claim_lamp(title: str, claim: Claim, question: str, over: str = "") -> Lamp:
-    """Return the lamp of a claim: its answer to a question, and its figure `over` another model. A note stands alone."""
+def claim_lamp(title: str, claim: Claim, question: str, over: str = "", **names: str) -> Lamp:
+    """Return the lamp of a claim: its answer to a question, and its figure `over` another model. `names`: what the answer
+    names. A note stands alone."""
     if claim.note:
         return Lamp(title, claim.state, claim.note, "")
     figure = f"{claim.figure}, over {over}" if over else claim.figure
-    return Lamp(title, claim.state, claim.says(question), figure)
+    return Lamp(title, claim.state, claim.says(question, **names), figure)
 
 
 def has_control(results: Results) -> bool:
@@ -97,9 +98,16 @@ def place(results: Results, taught: str) -> list[str]:
     return PLACES.get(str(results.endpoint), PLACES["other"])
 
 
-def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str) -> list[Lamp]:
-    """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, and what else was asked.
-    `run`: the command of this run."""
+def lamps(
+    results: Results,
+    nodes: Mapping[str, Manifest],
+    taught: str,
+    run: str,
+    ship: Claim | None = None,
+) -> list[Lamp]:
+    """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, what else was asked, and
+    whether to ship the policy instead of the model before it. `run`: the command of this run; `ship`: the gate's claim,
+    None if nothing was measured of both models."""
     shown, parts, main = list[Lamp](), results.gives_verdict, results.main_difference
     before = results.title_before
     if "learnt" in parts and results.learnt:
@@ -115,6 +123,8 @@ def lamps(results: Results, nodes: Mapping[str, Manifest], taught: str, run: str
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
     if of_pairs(nodes):
         shown.append(control_lamp(results, run))
+    if ship:
+        shown.append(claim_lamp("Ship?", ship, "ship", before=before))
     return shown
 
 
@@ -336,7 +346,7 @@ def facts(
         shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
-        shown.append(f"{odd} of {count} measurements unusual")
+        shown.append(f"{odd}/{count} measurements unusual")
     return shown
 
 

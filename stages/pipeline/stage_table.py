@@ -42,7 +42,7 @@ STAGES = {
         6, next="eval", absent="Set eval/judged=judge, reward_model, human or ensemble."
     ),
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
-    "eval": Stage(34, next="report"),
+    "eval": Stage(35, next="report"),
     "examine": Stage(1, absent="Set recipe=examine."),
-    "report": Stage(32),
+    "report": Stage(33),
 }

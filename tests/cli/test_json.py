@@ -26,6 +26,7 @@ from stages.config.choices import Command
 from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import arguments_of
 from stages.config.schema import Target
+from stages.evaluation.claims import Word
 from tests.helpers import TINY, Chain, inside, settings
 from tests.pipeline.test_damage import flip
 
@@ -120,10 +121,12 @@ def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain)
     outputs = f"outputs={chain.root}"
     compared = result(CompareResult, outputs, "stage=compare")
     assert Path(compared["page"]).exists() and compared["groups"][0]["settings"]
-    against = f"gate.against={chain.root}"
+    against = "gate.against=sft"
     gate = result(GateResult, outputs, "stage=gate", against, code=GateCode.cannot_tell)
     written = json.loads((chain.root / "gate.json").read_text())
     assert written == gate
+    assert (gate["claim"]["word"], gate["outcome"]) == (Word.unknown, Word.unknown)
+    assert gate["claims"].keys() == {line["measure"] for line in gate["lines"]}
     failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
     assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
     assert "gate.against=ffffffffffff" in failed["error"]

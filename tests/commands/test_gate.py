@@ -1,7 +1,9 @@
 """`stage=gate`: policies whose answers are the reference answers of generated prompts, with known faults."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
+from stages.evaluation.claims import REHEARSAL, REHEARSED
 from stages.evaluation.measures import (
     FILE,
     Measure,
@@ -67,8 +70,98 @@ def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Pat
     )
 
 
+def of_sft(rows: list[Measure]) -> list[Measure]:
+    return [replace(row, role="sft") for row in rows]
+
+
+def test_a_policy_is_compared_with_another_model_of_its_own_run(
+    built: Path, tmp_path: Path
+) -> None:
+    published(built, tmp_path / "same", [*measured(1), *of_sft(measured(100))])
+    published(built, tmp_path / "worse", [*measured(1, broken), *of_sft(measured(100))])
+    few = {row.unit for row in measured(1)[:60]}
+    rows = [*measured(1), *of_sft(measured(100))]
+    published(built, tmp_path / "few", [row for row in rows if row.unit in few])
+    published(built, tmp_path / "none", measured(1))
+    for name, expected, state in (
+        ("same", GateCode.passes, "good"),
+        ("worse", GateCode.worse, "bad"),
+        ("few", GateCode.cannot_tell, "none"),
+        ("none", GateCode.other_prompts, "none"),
+    ):
+        store = Store(tmp_path / name)
+        cfg = settings(*TINY, "gate.against=sft")
+        result = gate.run(cfg, store, {}, [])
+        assert (result.code, result.claim.state) == (expected, state), result.reasons
+        assert result.before == result.after
+        assert bool(result.needed) == (expected is GateCode.cannot_tell)
+        assert json.loads((store.root / "gate.json").read_text())["claim"]["word"] == (
+            result.claim.word
+        )
+
+
+def test_the_last_line_of_a_gate_says_its_claim_with_the_number_that_would_decide(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*measured(1), *of_sft(measured(100))]
+    few = {row.unit for row in measured(1)[:60]}
+    root = tmp_path / "few"
+    published(built, root, [row for row in rows if row.unit in few])
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(root), {}, [])
+    capsys.readouterr()
+    result.show()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert result.claim.says("gate") in last
+    assert result.needed is not None
+    assert f"{result.needed:,}" in last
+    assert {line.measure for line in result.lines} == result.claims.keys()
+    assert result.needed == max(line.needed or 0 for line in result.lines)
+
+
+def test_the_first_screen_says_of_shipping_what_the_gate_says(chain: Chain) -> None:
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(chain.root), {}, [])
+    html = (chain.root / "report.html").read_text()
+    [lamp] = re.findall(r"<span>Ship\?</span> <b>(.*?)</b> <small>(.*?)</small>", html)
+    assert lamp == (result.claim.says("ship", before="SFT"), result.claim.figure)
+    assert result.needed is not None
+    assert f"{result.needed:,}" in lamp[1]
+
+
+def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path: Path) -> None:
+    published(built, tmp_path, [*measured(1, broken), *of_sft(measured(100))], rehearsal=REHEARSED)
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(tmp_path), {}, [])
+    assert (result.code, result.claim.state) == (GateCode.cannot_tell, "none")
+    assert result.outcome == result.claim.note == REHEARSAL
+    assert result.sentence.count(REHEARSAL) == 1
+    assert "worse" not in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("against", "way_out"),
+    [("control", "control=true"), ("base", "gate.against=sft"), ("kto", "gate.against=sft")],
+)
+def test_a_model_that_a_run_lacks_is_refused_with_those_that_it_has(
+    built: Path, tmp_path: Path, against: str, way_out: str
+) -> None:
+    published(built, tmp_path, measured(1), models={"sft": "SFT", "policy": "DPO"})
+    with pytest.raises(UserError, match=re.escape(f"gate.against={against}: ")) as error:
+        gate.run(settings(*TINY, f"gate.against={against}"), Store(tmp_path), {}, [])
+    assert way_out in str(error.value)
+
+
+def test_two_equal_evaluations_are_an_error_wherever_they_lie(built: Path, tmp_path: Path) -> None:
+    new = published(built, tmp_path / "new", measured(1))
+    copied = Path(shutil.copytree(new, tmp_path / "accepted" / "eval" / new.name))
+    for against in (str(new), str(copied), new.name, str(tmp_path / "new"), "policy"):
+        ran = inside("stage=gate", f"outputs={tmp_path / 'new'}", f"gate.against={against}")
+        assert ran.returncode == GateCode.other_prompts
+        assert f"gate.against={against}" in ran.stderr
+        assert "stage=gate" in ran.stderr and "gate.against=sft" in ran.stderr
+        assert not (tmp_path / "new" / "gate.json").exists()
+
+
 @pytest.mark.extended
-def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(
+def test_a_run_names_its_evaluations_and_an_error_has_the_code_of_no_comparison(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fingerprint = chain.manifest("eval")["fingerprint"]
@@ -80,11 +173,6 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     assert named == [[chain.folder("eval")]] * 3
     monkeypatch.setenv("HOME", str(chain.root.parent))
     assert gate.earlier_evaluations(Store(chain.root), f"~/{chain.root.name}")
-    ran = inside("stage=gate", f"outputs={chain.root}", f"gate.against={fingerprint}")
-    assert ran.returncode == GateCode.cannot_tell, ran.stderr
-    assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
-    lines = json.loads((chain.root / "gate.json").read_text())["lines"]
-    assert {line["difference"]["mean"] for line in lines} == {0.0}
     missing = inside("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
     with pytest.raises(UserError, match="is no evaluation or report"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.evaluation.distributions import binomial_at_most, student_quantile
-from stages.evaluation.estimate import Means, correction, prompts_needed, share
+from stages.evaluation.estimate import Means, correction, over_seeds, prompts_needed, share
 from stages.evaluation.retention import p_not_worse
 from stages.evaluation.win_rates import win_rate
 from tests.bench import coverage
@@ -41,6 +41,26 @@ def test_an_interval_holds_the_truth_in_95_of_100_tables(name: str, helped: floa
     assert (detected / TABLES >= helped).all()
     if not case.gain:
         assert (detected / TABLES <= 0.025 + FEW).all()
+
+
+def test_an_interval_over_seeds_holds_the_mean_of_all_seeds_in_95_of_100_recipes() -> None:
+    rng = np.random.default_rng(5)
+    recipes = 4 * TABLES
+    for n_seeds in (2, 3, 5):
+        gains = rng.normal(0.03, 0.02, (recipes, n_seeds))
+        intervals = [over_seeds(of_recipe.tolist(), 0.001) for of_recipe in gains]
+        covering = np.mean([interval.low <= 0.03 <= interval.high for interval in intervals])
+        assert covering == pytest.approx(0.95, abs=FEW / 2)
+
+
+def test_equal_seeds_may_still_differ_by_the_rounding_of_a_count_of_prompts() -> None:
+    equal = over_seeds([0.05, 0.05, 0.05], step=1 / 20)
+    assert equal.low < 0.05 < equal.high
+    finer = over_seeds([0.05, 0.05, 0.05], step=1 / 800)
+    assert finer.high - finer.low < (equal.high - equal.low) / 30
+    share = over_seeds([0.9, 1.0], step=0.01, lowest=0.0)
+    assert share.low < 0.5, "two seeds say next to nothing"
+    assert share.high == 1.0
 
 
 def test_families_that_differ_widen_what_is_said_of_others_alone() -> None:

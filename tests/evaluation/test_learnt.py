@@ -52,6 +52,10 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(
     }
     assert scores == pytest.approx(margins, abs=1e-4)
     figures, measured = learnt_results(cfg, inputs, "sft", out)
+    assert {m.value for m in measured if m.role == "sft"} == {0.5}, (
+        "it favours no answer over itself"
+    )
+    measured = [m for m in measured if m.role == "policy"]
     right = np.mean([margin > 0 for margin in margins.values()])
     assert figures.ratio["policy"].mean == np.mean([m.value for m in measured]) == right
     assert (figures.pairs, figures.note) == (len(margins), "too few to say")
@@ -89,7 +93,11 @@ def test_pairs_that_repeat_a_training_pair_are_counted_and_the_others_have_their
     assert figures.repeats == len(repeating) > 0
     assert others.pairs == len(held_out) - len(repeating) > 0
     units = {content_id(p.prompt_id, p.chosen, p.rejected) for p in held_out if p.id in repeating}
-    gained = [measure.value for measure in measured if measure.unit not in units]
+    gained = [
+        measure.value
+        for measure in measured
+        if measure.unit not in units and measure.role == "policy"
+    ]
     assert others.ratio["policy"].mean == pytest.approx(np.mean(gained))
     both = replace(figures, repeats=0, others=None)
     assert both == whole, "the figures of all pairs stay"

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from stages.config.exit_codes import GateCode
+from stages.evaluation.claims import REHEARSAL, gate
 from stages.evaluation.results import Results
 from stages.pages.first_screen import lamps, sentence
 from tests.evaluation.made_results import Bounds, group, results
@@ -55,6 +57,22 @@ def test_a_lamp_for_each_question_says_what_it_compares_or_how_to_ask() -> None:
     untested = lamps(measured(UP, SAME, None), NODES, "it", "python run.py")[-1]
     assert (untested.state, untested.command) == ("off", "python run.py control=true")
     assert len(lamps(measured(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
+
+
+@pytest.mark.parametrize(
+    ("code", "note", "state", "word"),
+    [
+        (GateCode.passes, "", "good", "not worse than SFT"),
+        (GateCode.worse, "", "bad", "worse than SFT"),
+        (GateCode.cannot_tell, "", "none", "unclear"),
+        (GateCode.passes, REHEARSAL, "none", REHEARSAL),
+    ],
+)
+def test_the_last_lamp_is_the_gates_claim(code: GateCode, note: str, state: str, word: str) -> None:
+    ship = gate(code, "needs ~900 prompts", note=note)
+    lamp = lamps(measured(UP, SAME, DOWN), NODES, "it", "python run.py", ship)[-1]
+    assert (lamp.state, lamp.word) == (state, word)
+    assert lamp.figure == ("" if note else ship.figure)
 
 
 def taught(by_sft: Bounds, by_dpo: Bounds, note: str = "") -> Results:

@@ -156,5 +156,12 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     mean = f"{sum(deltas) / 2:+.1f} points".replace("-", "−")
     assert re.search(rf"Over 2 seeds, .*: {re.escape(mean)}", html)
     assert "<h1>Seed 0: " in html
+    over_seeds = json.loads((chain.root / "latest" / "report" / "seeds.json").read_text())
+    assert over_seeds["seeds"] == [0, 1]
+    gains = over_seeds["checks"]["policy-sft"]
+    assert sorted(100 * value for value in gains["values"]) == pytest.approx(sorted(deltas))
+    assert gains["interval"]["low"] < min(gains["values"])
+    assert over_seeds["headline"] in html.split("</h1>")[0]
+    assert "2 seeds" in over_seeds["headline"]
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []

@@ -66,7 +66,9 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(chain: Chain, tmp_pa
     assert not {"results", "kinds", "judged", "retention", "outside"} & {*page}
     learnt = results["learnt"]
     measured = load(chain.folder("eval", *line) / FILE, Measure)
-    assert sum(m.measure == FAVOURED for m in measured) == learnt["pairs"]
+    for role in ("sft", "policy"):
+        favoured = [m for m in measured if (m.measure, m.role) == (FAVOURED, role)]
+        assert len(favoured) == learnt["pairs"]
     assert f"{learnt['ratio']['policy']['mean']:.1%}" in page["learnt"]
     assert results["verdict"] in page[""]
     assert "SFT was trained" not in page[""]
