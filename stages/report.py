@@ -46,6 +46,8 @@ WARNED_IN = {
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, if there are labels, `labels.html`."""
+    if "eval" not in inputs:
+        return write_folders_page(cfg, inputs["diff"], out)
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
@@ -69,6 +71,37 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "bytes": len(html.encode()),
         "summary": page["faults"] + results["verdict"],
     }
+
+
+def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]:
+    """Publish `report.html` of an examination that has run no model."""
+    folders = load_differences(diff)
+    html = (
+        environment()
+        .get_template("folders.html.jinja")
+        .render(
+            folders=folders,
+            sentence=folders["sentence"],
+            left_out=cfg.left_out,
+            command=command_of(manifest_of(diff)),
+            level_headings=glossary.TEXTS["levels"],
+            checks=glossary.TEXTS["checks_of_answers"],
+        )
+    )
+    (out / "report.html").write_text(html, encoding="utf-8")
+    return {
+        "sentence": folders["sentence"],
+        "bytes": len(html.encode()),
+        "summary": folders["sentence"],
+    }
+
+
+def load_differences(diff: Path) -> dict[str, Any]:
+    """Return the table of the node that compares the folders of an examination."""
+    differences: dict[str, Any] = load_json(
+        diff / "differences.json", require_keys("sentence", "titles", "rows")
+    )
+    return differences
 
 
 def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
@@ -112,6 +145,7 @@ def read_template_values(
             inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
         )
         faults = f"{examined['sentence']}. "
+    folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
     headline = Headline(
         results,
         len(trained_seeds),
@@ -130,6 +164,8 @@ def read_template_values(
         "lineage": lineage,
         "seconds": seconds,
         "examined": examined,
+        "folders": folders,
+        "level_headings": glossary.TEXTS["levels"],
         "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
@@ -181,6 +217,7 @@ def sentence_by_section(
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
     sentences = {
+        "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),
