@@ -21,7 +21,6 @@ from stages.store.workspace import StageDir
 log = logging.getLogger(__name__)
 
 MOST_LINES = 10  # of the log; all rows stand on the page
-MOST_NAMED = 3  # keys in the sentence
 
 
 def run(cfg: Folders, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -54,22 +53,16 @@ def count_level(rows: list[Row], level: Level) -> int:
 
 
 def summary_sentence(rows: list[Row], titles: list[str]) -> str:
-    """Return the number of keys that break or change answers, and the first of them."""
+    """Return the number of keys that break answers, and of those that change them."""
     start, *models = titles
-    worst = [row.key for row in rows if row.level is not Level.differs]
-    if not worst:
-        return f"Nothing but what a training may do sets {', '.join(models)} apart from {start}"
-    broken = count_level(rows, Level.breaks)
+    broken, changed = count_level(rows, Level.breaks), count_level(rows, Level.changes)
     clauses = list[str]()
     if broken:
-        clauses.append(f"{counted(broken)} that break{'s' if broken == 1 else ''} answers")
-    changed = len(worst) - broken
+        clauses.append(f"{counted(broken)} break{'s' if broken == 1 else ''} answers")
     if changed:
-        clauses.append(f"{counted(changed)} that change{'s' if changed == 1 else ''} answers")
-    further = f" and {len(worst) - MOST_NAMED} more" if len(worst) > MOST_NAMED else ""
-    differ = "differs" if len(models) == 1 else "differ"
-    names = f"{', '.join(worst[:MOST_NAMED])}{further}"
-    return f"{', '.join(models)} {differ} from {start} in {' and '.join(clauses)}: {names}"
+        clauses.append(f"{counted(changed)} change{'s' if changed == 1 else ''} answers")
+    found = " and ".join(clauses) or "nothing but trained weights changes answers"
+    return f"{', '.join(models)} beside {start}: {found}"
 
 
 def counted(keys: int) -> str:

@@ -2,12 +2,15 @@
 
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import POLICY_STAGES, Report
+from stages.config.installation import program
+from stages.config.override_text import overrides
+from stages.config.schema import POLICY_STAGES, Report, Target
 from stages.evaluation import benchmarks, rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
@@ -74,8 +77,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]:
-    """Publish `report.html` of an examination that has run no model."""
+    """Publish `report.html` of an examination that has run no model, and say what preferences would show."""
     folders = load_differences(diff)
+    checks = glossary.TEXTS["checks_of_answers"]
+    command = command_with_preferences(manifest_of(diff))
     html = (
         environment()
         .get_template("folders.html.jinja")
@@ -83,17 +88,29 @@ def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]
             folders=folders,
             sentence=folders["sentence"],
             left_out=cfg.left_out,
-            command=command_of(manifest_of(diff)),
+            command=command,
             level_headings=glossary.TEXTS["levels"],
-            checks=glossary.TEXTS["checks_of_answers"],
+            checks=checks,
         )
     )
     (out / "report.html").write_text(html, encoding="utf-8")
-    return {
-        "sentence": folders["sentence"],
-        "bytes": len(html.encode()),
-        "summary": folders["sentence"],
+    if not cfg.left_out:
+        out.inform(f"With pairs that were held out, {command} also tells {'; '.join(checks)}.")
+    sentence = folders["sentence"]
+    return {"sentence": sentence, "bytes": len(html.encode()), "summary": sentence}
+
+
+def command_with_preferences(diff: Manifest) -> str:
+    """Return the command that examines the first model of a comparison of folders with preferences."""
+    config = diff["config"]
+    model = config["models"][0]
+    settings = {
+        "stage": Target.examine,
+        "examine.before": config["before"]["path"],
+        "examine.model": model.get("adapter") or model["path"],
+        "label.path": "FILE",
     }
+    return f"{shlex.join(program())} {overrides(settings)}"
 
 
 def load_differences(diff: Path) -> dict[str, Any]:
