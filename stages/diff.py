@@ -61,8 +61,8 @@ def summary_sentence(rows: list[Row], titles: list[str]) -> str:
         clauses.append(f"{counted(broken)} break{'s' if broken == 1 else ''} answers")
     if changed:
         clauses.append(f"{counted(changed)} change{'s' if changed == 1 else ''} answers")
-    found = " and ".join(clauses) or "nothing but trained weights changes answers"
-    return f"{', '.join(models)} beside {start}: {found}"
+    clause = " and ".join(clauses) or "nothing but trained weights changes answers"
+    return f"{', '.join(models)} beside {start}: {clause}"
 
 
 def counted(keys: int) -> str:

@@ -31,12 +31,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def differences(start: Path, model: Path, adapter: Path | None = None) -> dict[str, Difference]:
-    found = folder_differences(ModelFolder("start", start), ModelFolder("model", model, adapter))
-    return {each.key: each for each in found}
+    by_key = folder_differences(ModelFolder("start", start), ModelFolder("model", model, adapter))
+    return {each.key: each for each in by_key}
 
 
-def alarms(found: dict[str, Difference]) -> set[str]:
-    return {key for key, each in found.items() if each.level is not Level.differs}
+def alarms(by_key: dict[str, Difference]) -> set[str]:
+    return {key for key, each in by_key.items() if each.level is not Level.differs}
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,11 @@ def test_a_difference_of_weights_is_named(
     start: Path,
     tmp_path: Path,
 ) -> None:
-    found = differences(start, trained(start, tmp_path / "model", train_a_little, change))
-    assert {key: found[key].level for key in levels} == levels
+    by_key = differences(start, trained(start, tmp_path / "model", train_a_little, change))
+    assert {key: by_key[key].level for key in levels} == levels
     for key, text in zip(levels, named, strict=True):
-        assert text in found[key].model
-    assert alarms(found) - levels.keys() <= {"weights: zeros"}  # small weights round to zero
+        assert text in by_key[key].model
+    assert alarms(by_key) - levels.keys() <= {"weights: zeros"}  # small weights round to zero
 
 
 def norms_alone(tensors: Tensors) -> None:
@@ -205,9 +205,9 @@ def biases_alone(tensors: Tensors) -> None:
 def test_a_sound_training_raises_no_alarm(
     change: Callable[[Tensors], None], size: str, start: Path, tmp_path: Path
 ) -> None:
-    found = differences(start, trained(start, tmp_path / "model", change))
-    assert alarms(found) == set()
-    assert size in found["weights: change"].model
+    by_key = differences(start, trained(start, tmp_path / "model", change))
+    assert alarms(by_key) == set()
+    assert size in by_key["weights: change"].model
 
 
 def test_weights_in_bf16_are_compared_with_the_rounded_start(start: Path, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_weights_in_bf16_are_compared_with_the_rounded_start(start: Path, tmp_pa
         for name, weight in tensors.items():
             tensors[name] = weight.bfloat16()
 
-    found = differences(start, trained(start, tmp_path / "model", cast))
-    assert (found["weights: type"].start, found["weights: type"].model) == ("F32", "BF16")
-    assert alarms(found) == {"weights: nothing changed"}
+    by_key = differences(start, trained(start, tmp_path / "model", cast))
+    assert (by_key["weights: type"].start, by_key["weights: type"].model) == ("F32", "BF16")
+    assert alarms(by_key) == {"weights: nothing changed"}
 
 
 def test_the_directions_of_a_change_are_counted(start: Path, tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_the_directions_of_a_change_are_counted(start: Path, tmp_path: Path) -> 
                 rows, columns = weight.shape
                 weight += 1e-2 * torch.randn(rows, 3) @ torch.randn(3, columns)
 
-    found = differences(start, trained(start, tmp_path / "model", merge))
-    assert found["weights: directions of the change"].model.startswith("3 of ")
+    by_key = differences(start, trained(start, tmp_path / "model", merge))
+    assert by_key["weights: directions of the change"].model.startswith("3 of ")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -236,8 +236,8 @@ def test_a_damaged_file_is_a_row_of_the_table(name: str, start: Path, tmp_path: 
     folder = trained(start, tmp_path / "model")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    found = differences(start, folder)
-    assert Level.breaks in [each.level for each in found.values()]
+    by_key = differences(start, folder)
+    assert Level.breaks in [each.level for each in by_key.values()]
     missing_shard = trained(start, tmp_path / "shards")
     write_keys(missing_shard / "model.safetensors.index.json", weight_map={UP: "2.safetensors"})
     assert "2.safetensors is missing" in differences(start, missing_shard)["weights: files"].model
@@ -246,11 +246,11 @@ def test_a_damaged_file_is_a_row_of_the_table(name: str, start: Path, tmp_path: 
 def test_an_adapter_is_read_by_its_own_keys(start: Path, tmp_path: Path) -> None:
     pattern = {"layers.0.self_attn.q_proj": 16}
     folder = adapter(start, tmp_path / "adapter", alpha_pattern=pattern, use_rslora=True)
-    found = differences(start, start, folder)
-    assert alarms(found) == set()
-    assert found["adapter: scale"].model == "alpha 8 / √r 4 = 4; by layer 4 to 8"
-    assert found["adapter: directions of the change"].model.startswith("4 of ")
-    size = float(found["adapter: change"].model.partition("%")[0])
+    by_key = differences(start, start, folder)
+    assert alarms(by_key) == set()
+    assert by_key["adapter: scale"].model == "alpha 8 / √r 4 = 4; by layer 4 to 8"
+    assert by_key["adapter: directions of the change"].model.startswith("4 of ")
+    size = float(by_key["adapter: change"].model.partition("%")[0])
     write_keys(folder / "adapter_config.json", lora_alpha=64, alpha_pattern={"nowhere": 2})
     changed = differences(start, start, folder)
     assert "alpha_pattern nowhere" in changed["adapter: patterns"].model

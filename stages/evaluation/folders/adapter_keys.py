@@ -221,5 +221,5 @@ def replaced_differences(tensors: StoredTensors, below: StoredTensors) -> list[D
 
 
 def listed_changes(changes: Sequence[str]) -> str:
-    shown = ", ".join(changes[:3])
-    return shown if len(changes) <= 3 else f"{shown} and {len(changes) - 3} others"
+    first_changes = ", ".join(changes[:3])
+    return first_changes if len(changes) <= 3 else f"{first_changes} and {len(changes) - 3} others"

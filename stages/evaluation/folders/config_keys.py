@@ -28,13 +28,13 @@ def config_differences(start: ModelFolder, model: ModelFolder) -> list[Differenc
         differences.append(row_difference(CONFIG, "read", text, Level.breaks))
     if start.config is None or model.config is None:
         first, second = flatten(start.read_settings(CONFIG)), flatten(raw)
-        known = {*first, *second}
+        known_keys = {*first, *second}
     else:
         first, second = flatten(start.config.to_dict()), flatten(model.config.to_dict())
-        known = {*flatten(type(model.config)().to_dict()), *EFFECTS["config"]}
+        known_keys = {*flatten(type(model.config)().to_dict()), *EFFECTS["config"]}
     for key in sorted({*first, *second} - {*OF_THE_FILE}):
         if first.get(key) != second.get(key):
-            differences.append(config_difference(key, first.get(key), second.get(key), known))
+            differences.append(config_difference(key, first.get(key), second.get(key), known_keys))
     return differences
 
 

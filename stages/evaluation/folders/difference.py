@@ -43,12 +43,12 @@ class Row:
     def in_words(self, titles: Sequence[str]) -> str:
         """Return the row as a line of a log: every value that differs from the start's, and what that does."""
         start = self.values[0]
-        others = [
+        values = [
             f"{title} {value}"
             for title, value in zip(titles[1:], self.values[1:], strict=True)
             if value != start
         ]
-        clauses = [f"{titles[0]} {start}", *others] if start else others
+        clauses = [f"{titles[0]} {start}", *values] if start else values
         return f"{self.key}: {', '.join(clauses)}: {self.effect}"
 
 

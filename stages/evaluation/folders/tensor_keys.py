@@ -229,9 +229,9 @@ def rows_text(rows_by_name: dict[str, list[int]]) -> str:
     if not count:
         return NONE
     name, rows = next((name, rows) for name, rows in rows_by_name.items() if rows)
-    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    row_list = ", ".join(map(str, rows[:SHOWN_ROWS]))
     tensors = sum(1 for rows in rows_by_name.values() if rows)
-    return f"{count:,} row{'s' if count > 1 else ''} in {tensors} tensor{'s' if tensors > 1 else ''}, as {shown} of {name}"
+    return f"{count:,} row{'s' if count > 1 else ''} in {tensors} tensor{'s' if tensors > 1 else ''}, as {row_list} of {name}"
 
 
 def zero_row_differences(shared: Sequence[TensorFigures]) -> list[Difference]:

@@ -99,8 +99,8 @@ def text_differences(
         old, new = pieces(first, text), pieces(second, text)
         if old != new:
             shared = count_shared_prefix(old, new)
-            shown = " ".join(old[shared:])[:SHOWN], " ".join(new[shared:])[:SHOWN]
-            differences.append(row_difference("tokenizer: reads", *shown, Level.changes))
+            parts = " ".join(old[shared:])[:SHOWN], " ".join(new[shared:])[:SHOWN]
+            differences.append(row_difference("tokenizer: reads", *parts, Level.changes))
             break
     for text in SAMPLES:
         old_text, new_text = written_again(first, text), written_again(second, text)
