@@ -10,6 +10,7 @@ from stages.config.schema import Target
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class RunResult(Result):
     next_command: str | None
     faults: list[str] | None  # of a model that was trained elsewhere, if one is examined
     trackers: list[str]
+    # between the examined model's folder and its start's, key by key
+    differences: list[dict[str, Any]] | None
 
     def show(self) -> None:
         if self.page and self.nodes[-1].stage == Target.report:
@@ -86,10 +89,20 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
 
 
 def found_faults(built: list[BuiltNode]) -> list[str] | None:
-    """Return the faults of the model that a run examined; None if it examined none."""
+    """Return the faults of the models that a run examined, and the keys that break their answers; None if it examined
+    none."""
+    examining = [node for node in built if node.stage in (Target.diff, Target.examine)]
+    if not examining:
+        return None
+    return [fault for node in examining for fault in node.metrics["faults"]]
+
+
+def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:
+    """Return the rows on the folders of the models that a run examined; None if it examined none."""
     for node in built:
-        if node.stage == Target.examine:
-            return list(node.metrics["faults"])
+        if node.stage == Target.diff:
+            content = load_json(node.folder / "differences.json", require_keys("rows"))
+            return list(content["rows"])
     return None
 
 
