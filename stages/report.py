@@ -94,7 +94,7 @@ def next_command(page: dict[str, Any]) -> str | None:
     for _, command in page["steps"]:
         if command and JUDGE not in command:
             return str(command)
-    is_trained = page["runs"][0]["seed"] is not None
+    is_trained = page["runs"][0].seed is not None
     return f"{run_command(page['origin'])} stage=chat" if is_trained else None
 
 

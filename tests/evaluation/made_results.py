@@ -29,6 +29,8 @@ def learnt(ratio: Mapping[str, Bounds], **fields: Any) -> Learnt:
         "sum": {},
         "per_token": {},
         "longer": Interval(0.5, 0.4, 0.6),
+        "moved": {"policy": 0.1},
+        "blind": None,
     }
     return Learnt(**row | fields)
 

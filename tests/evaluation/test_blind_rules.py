@@ -49,12 +49,12 @@ def test_the_rule_is_chosen_on_training_pairs_and_counted_on_held_out_pairs() ->
     policy = np.array([1.0] * 50 + [0.0] * 10 + [1.0] * 5 + [0.0] * 7 + [0.5] * 2 + [1.0] * 6)
     prompts = [str(i) for i in range(80)]
     figures = blind_figures(training, held_out, prompts, {"policy": policy}, 0.95)
-    assert figures["rule"] == "longer"
-    assert (figures["training_pairs"], figures["training_share"]) == (33, pytest.approx(30 / 33))
-    assert figures["share"]["mean"] == pytest.approx((60 + 8 / 2) / 80)
-    assert figures["share"]["low"] < 0.8 < figures["share"]["high"]
-    assert (figures["wrong"], figures["silent"], figures["unexplained"]) == (12, 8, 20)
-    assert figures["gained"] == {"policy": 5 + 6}
+    assert figures.rule == "longer"
+    assert (figures.training_pairs, figures.training_share) == (33, pytest.approx(30 / 33))
+    assert figures.share.mean == pytest.approx((60 + 8 / 2) / 80)
+    assert figures.share.low < 0.8 < figures.share.high
+    assert (figures.wrong, figures.silent, figures.unexplained) == (12, 8, 20)
+    assert figures.gained == {"policy": 5 + 6}
 
 
 def test_a_policy_that_learnt_length_alone_gained_nothing_where_length_is_wrong() -> None:
@@ -64,9 +64,9 @@ def test_a_policy_that_learnt_length_alone_gained_nothing_where_length_is_wrong(
     by_length = np.array([float(each.tokens[0] > each.tokens[1]) for each in held_out])
     prompts = [str(i) for i in range(50)]
     figures = blind_figures([pair(*texts[0])] * 20, held_out, prompts, {"policy": by_length}, 0.95)
-    assert figures["unexplained"] == 50 - by_length.sum() > 0
-    assert figures["gained"] == {"policy": 0}
-    assert blind_figures([], held_out, prompts, {"policy": by_length}, 0.95) == {}
+    assert figures.unexplained == 50 - by_length.sum() > 0
+    assert figures.gained == {"policy": 0}
+    assert blind_figures([], held_out, prompts, {"policy": by_length}, 0.95) is None
 
 
 def test_a_thought_and_a_system_message_count_for_no_rule() -> None:

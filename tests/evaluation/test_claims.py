@@ -33,7 +33,6 @@ EVALUATION = ROOT / "stages" / "evaluation"
 # Estimators, which make intervals and test them, and the claims. Ranges of findings are no intervals of effects.
 MAY_COMPARE = {
     EVALUATION / "claims.py",
-    EVALUATION / "noninferiority.py",
     EVALUATION / "diagnosis" / "finding.py",
 }
 EFFECTS: dict[str, Bounds] = {

@@ -12,9 +12,10 @@ from stages.pages.example_answers import ModelAnswer, ShownAnswer
 from stages.store.records import Example
 from stages.store.user_columns import UserColumns
 from tests.browser import CHROMIUM, Tab, browser, foreign_scripts, page_faults
+from tests.evaluation.made_results import results
 
 MODELS = {"base": "Base", "sft": "SFT", "policy": "DPO"}
-RESULTS = {"models": MODELS, "before": "sft", "judged": {}}
+RESULTS = results(models=MODELS)
 HOSTILE = "</script><script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 1\">\u202e"
 SECONDS = 2.0  # in which a browser opens the page
 TRIES = 3  # of which the quickest counts: other programs use the machine, too

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from stages.pages.control_name import CONTROL, CONTROL_TITLE, name_control
 from stages.pages.first_screen import STEPS, lamps, sentence
-from tests.pages.test_first_screen import NODES, SAME, UP, results
+from tests.pages.test_first_screen import NODES, SAME, UP, measured
 
 OTHER_NAMES = re.compile(r"control|SFT on chosen|further", re.IGNORECASE)
 
 
 def test_the_control_has_one_name_wherever_a_page_names_it() -> None:
-    made = results(UP, SAME, SAME)
+    made = measured(UP, SAME, SAME)
     stored = replace(
         made,
         models={**made.models, "control": "Control"},  # as evaluations have it
@@ -25,4 +25,4 @@ def test_the_control_has_one_name_wherever_a_page_names_it() -> None:
     texts += [sentence(named, NODES, "it"), lamp.title, lamp.figure]
     assert not [text for text in texts if OTHER_NAMES.search(text)]
     assert CONTROL in lamp.title and CONTROL in lamp.figure
-    assert "control" not in name_control(results(UP, SAME, None)).models
+    assert "control" not in name_control(measured(UP, SAME, None)).models

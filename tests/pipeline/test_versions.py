@@ -25,7 +25,6 @@ OF_NO_STAGE = {
     "cli/": "composes settings, which the fingerprints hold",
     "commands/": "reads finished nodes, and builds none",
     "config/trainers.py": "refuses settings",
-    "evaluation/best_model.py": "of stage=compare",
     "evaluation/noninferiority.py": "of stage=gate",
     "labelers/rubrics/": "the label node's settings hold a rubric's digest",
     "models/gguf_file.py": "of stage=export",

@@ -201,8 +201,8 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
     )
     inputs = {f"benchmark_{role}": tmp_path / role for role in scores}
     [row], measured = benchmark_results(cfg, inputs)
-    assert row["prompts"] == 3
-    assert row["policy-sft"]["mean"] == pytest.approx(1 / 3)
+    assert row.prompts == 3
+    assert row["policy-sft"].mean == pytest.approx(1 / 3)
     assert [m.value for m in measured] == [0, 1, 0]
     otherwise = replace(cfg, instruments={"benchmark": "of 0 shots"})
     _, asked_otherwise = benchmark_results(otherwise, inputs)
