@@ -18,7 +18,7 @@ from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
-    found_faults,
+    examination_of,
     page_address,
     write_labels_page,
 )
@@ -212,13 +212,14 @@ def build_and_measure(
     pages = page_address(page), write_labels_page(store, nodes, target_nodes)
     next_line = next_command(cfg, overrides, interpolated)
     built = built_nodes(page)
-    faults = found_faults(built)
-    json_output.deliver(RunResult(built, *pages, next_line, faults))
+    examination = examination_of(built) or {}
+    of_model = [examination.get(name) for name in ("faults", "verdict", "findings")]
+    json_output.deliver(RunResult(built, *pages, next_line, *of_model))
     if not_sent and not sweep.is_job():
         raise not_sent
     if not_sent:  # the job has a metric
         log.warning("warning: %s", not_sent)
-    if faults and cfg.examine.strict:
+    if examination.get("certain") and cfg.examine.strict:
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 

@@ -40,7 +40,10 @@ class RunResult(Result):
     page: Path | None
     labels_page: Path | None
     next_command: str | None
-    faults: list[str] | None = None  # of a model that was trained elsewhere, if one is examined
+    # of a model that was trained elsewhere, if one is examined
+    faults: list[str] | None = None
+    verdict: str | None = None
+    findings: list[dict[str, Any]] | None = None
 
     def show(self) -> None:
         if self.page and self.nodes[-1].stage == Target.report:
@@ -72,11 +75,11 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
     return present
 
 
-def found_faults(built: list[BuiltNode]) -> list[str] | None:
-    """Return the faults of the model that a run examined; None if it examined none."""
+def examination_of(built: list[BuiltNode]) -> dict[str, Any] | None:
+    """Return what a run found in the model that it examined; None if it examined none."""
     for node in built:
         if node.stage == Target.examine:
-            return list(node.metrics["faults"])
+            return node.metrics
     return None
 
 

@@ -20,6 +20,7 @@ from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
+from stages.evaluation.pair_groups import group_results, pair_margins
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -95,7 +96,7 @@ def learnt_results(
         if len(labels)
         else "held-out pairs"
     )
-    return {
+    figures = {
         "pairs": len(pairs),
         "of": f"{len(pairs):,} {noun}",
         "prompts": len({*prompts}),
@@ -104,7 +105,11 @@ def learnt_results(
         "per_token": shares({role: sums[role] / tokens for role in roles}),
         **shares({"longer": answer_lengths(pairs, tokens, load_contract(inputs["sft"] / "model"))}),
         "note": TOO_FEW if len(pairs) < FEWEST else "",
-    }, measured
+    }
+    if cfg.by is not None and not len(labels):
+        margins = pair_margins(pairs, sums[before], sums["policy"], tokens)
+        figures["by"] = group_results(cfg.by, inputs, pairs, margins, cfg.confidence)
+    return figures, measured
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:

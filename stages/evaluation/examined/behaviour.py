@@ -1,63 +1,328 @@
-"""Faults that show in what the model does: labels reversed, ends not learnt or cut off, loops, far from its start."""
+"""What both models do: ends, likelihoods in other forms, preferences and their groups, loops, the distance from the start.
 
-import math
+A figure of one model says little: each stands beside the start's, with an interval over the answers."""
+
+from collections.abc import Sequence
 from statistics import fmean, median
+from typing import Any
 
+import numpy as np
+
+from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.diagnosis.effects import FAR_KL
+from stages.evaluation.examined.answer_readings import FELL, SELDOM, Comparison, LeftToEnd, Readings
+from stages.evaluation.examined.finding import SURE, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
-from stages.store.text_units import transcript
+from stages.evaluation.intervals import Interval, Means, paired
+from stages.store.numbers import signed
 
-SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
-OFTEN = 0.3  # as of one that was
+OFTEN = 0.3  # a probability of the end of turn after a whole answer, as of a model that was taught to end
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
 CHANCE = 0.5
-FEWEST = 12  # pairs for ends by length
+FEWEST = 12  # answers by which anything is said
+LIKELIER = 0.05  # nats a token by which another form is clearly likelier
+AS_LIKELY = 0.3  # nats a token by which another form was clearly unlikelier before
+UNLIKELIER = 0.5  # nats a token by which answers became clearly unlikelier
+DAMAGED = 2.0  # nats a token that no learning of preferences explains
+MOVED_NOTHING = 1e-4  # nats a token
+SHOWN_GROUPS = 3  # groups that differ and are no fault
 
 
-def labels_reversed(found: Examined) -> str:
-    learnt = found.results["learnt"]
-    if not found.from_chat or not learnt or learnt["note"]:
-        return ""
-    ratio = learnt["ratio"]["policy"]
-    if ratio["high"] >= CHANCE:
-        return ""
-    return f"it learnt the opposite of the preferences: it favours the better answer in {ratio['mean']:.0%} of {learnt['of']}"
+def read_answers(found: Examined) -> Readings:
+    """Return the readings of the preferences' answers. Raise NotEnough if there are too few."""
+    count = len(found.readings.pairs) if found.readings else 0
+    if not found.readings or count < FEWEST:
+        raise NotEnough(
+            f"{count} answers can be read under both templates, and {FEWEST} are needed: add rows to label.path"
+        )
+    return found.readings
 
 
-def end_not_learnt(found: Examined) -> str:
-    ends = [math.exp(each) for each in found.ends]
-    if not ends or fmean(ends) >= SELDOM:
-        return ""
-    end, pad = found.after.end_of_turn, found.after.tokenizer.pad_token
-    cause = f"; it also pads with {end}, which masks the end of every row" if pad == end else ""
-    return f"after a whole answer it ends with {end} in {fmean(ends):.1%} of cases: the end of a turn was not trained{cause}"
+def ends(found: Examined) -> list[Finding]:
+    """Find ends that were not learnt. A model that goes on after a whole answer may have learnt to write longer ones, or
+    be damaged in another way: the end is blamed only if the answers stayed likely, and its own ones, with room to end,
+    do not."""
+    read = read_answers(found)
+    before, after = read.before.ends, read.after.ends
+    change = paired(before, after)
+    figures = f"{fmean(after):.1%} of cases, {found.before.title} in {fmean(before):.1%}"
+    end = found.after.end_of_turn
+    for other, probabilities in read.other_ends.items():
+        if fmean(probabilities) < OFTEN:
+            continue
+        seen = (
+            f"after a whole answer it ends with {other} in {fmean(probabilities):.0%} of cases, and with {end}, as its "
+            f"template does, in {figures}"
+        )
+        return [found.finding("other_end", seen, interval=share_of(after))]
+    is_damaged = paired(read.before.nats, read.after.nats).high < -UNLIKELIER
+    if goes_on(read.left, found.from_chat) and not is_damaged:
+        assert read.left
+        own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
+        long_ones = cut_clause(read)
+        if long_ones:
+            return [found.finding("long_answers_cut", f"{long_ones}; {own}", interval=change)]
+        if fmean(after) < SELDOM or change.high < -FELL:
+            seen = f"after a whole answer it ends with {end} in {figures}; {own}"
+            if found.after.tokenizer.pad_token == end:
+                seen += f". It also pads with {end}"
+            certain = found.from_chat and not any(read.left.after) and change.high < -FELL
+            return [found.finding("end_not_learnt", seen, certain=certain, interval=change)]
+    if change.high < -FELL:
+        seen = f"after the preferences' answers it ends with {end} in {figures}"
+        return [found.finding("ends_fell", seen, is_fault=False, interval=change)]
+    return []
 
 
-def long_answers_cut(found: Examined) -> str:
-    """The longest answers of a training that cuts rows never end, while the shorter ones do."""
-    ends = [math.exp(each) for each in found.ends]
-    if len(ends) < FEWEST:
-        return ""
-    lengths = [len(transcript(pair.chosen)) for pair in found.pairs[: len(ends)]]
-    ordered = [end for _, end in sorted(zip(lengths, ends, strict=True))]
-    third = len(ordered) // 3
-    short, long = median(ordered[:third]), median(ordered[-third:])
+def goes_on(left: LeftToEnd | None, from_chat: bool) -> bool:
+    """Return whether fewer than half of a model's own answers end, and fewer than of the start's if that is a model of
+    chats."""
+    if left is None or 2 * sum(left.after) >= len(left.after):
+        return False
+    return not from_chat or sum(left.after) < sum(left.before)
+
+
+def cut_clause(read: Readings) -> str:
+    """Return a clause if the model ends short answers and not the longest, else ''."""
+    in_order = sorted(zip(read.lengths, read.after.ends, strict=True))
+    third = len(in_order) // 3
+    short = median(end for _, end in in_order[:third])
+    long = median(end for _, end in in_order[-third:])
     if short < OFTEN or long >= SELDOM:
         return ""
-    return f"it ends short answers ({short:.0%}) and not long ones ({long:.0%}): the training cut the ends of long rows"
+    lengths = f"{in_order[0][0]} tokens ({short:.0%})"
+    return f"it ends answers from {lengths}, and not those up to {in_order[-1][0]} ({long:.1%})"
 
 
-def loops(found: Examined) -> str:
-    shares, before = found.results["loops"], found.results["before"]
-    if not shares or shares["policy"] - shares[before] <= MORE_LOOPS:
-        return ""
-    return f"it repeats itself in a loop in {shares['policy']:.0%} of answers ({found.before.title}: {shares[before]:.0%})"
+def other_form(found: Examined) -> list[Finding]:
+    read = read_answers(found)
+    if read.form is None:
+        raise NotEnough("too few answers to compare forms on: add rows to label.path")
+    return likelier(found, "likelier_in_another_form", "in the form", read.form)
 
 
-def far(found: Examined) -> str:
-    nats = found.results["kl"].get("policy", {}).get("per_token", 0.0)
-    if nats <= FAR_KL or not found.from_chat:
-        return ""
-    return (
-        f"it is {nats:.2g} nats per token from {found.before.title}: the learning rate was too high"
+def other_bos(found: Examined) -> list[Finding]:
+    read = read_answers(found)
+    if read.bos is None:  # the tokenizer has no BOS
+        return []
+    return likelier(found, "likelier_with_other_bos", "behind", read.bos)
+
+
+def likelier(found: Examined, name: str, preposition: str, form: Comparison) -> list[Finding]:
+    """Find answers that are clearly likelier in another form than under the model's own template, and more so than under
+    the start. A damaged model may find anything likelier: the form must give back most of what its own template lost.
+    Show answers that the training made as likely in the other form."""
+    gain = paired(form.own_after, form.other_after)
+    start = f"{found.before.title} has not this form"
+    gain_before = Interval(0.0, 0.0, 0.0)
+    rise = gain
+    if form.own_before:
+        gain_before = paired(form.own_before, form.other_before)
+        rise = paired(
+            differences(form.own_before, form.other_before),
+            differences(form.own_after, form.other_after),
+        )
+        start = f"{found.before.title}: {nats(gain_before.mean)}"
+    if gain.low < LIKELIER:
+        closed = gain.mean > -LIKELIER and gain_before.high < -AS_LIKELY and rise.low > AS_LIKELY
+        if not closed:
+            return []
+        seen = (
+            f"whole answers became as likely {preposition} {form.title} as under its own template: "
+            f"{nats(gain.mean)} a token ({start})"
+        )
+        return [found.finding(name, seen, is_fault=False, interval=gain)]
+    lost = fmean(form.own_before or form.other_after) - fmean(form.own_after)
+    is_fault = gain.mean > lost / 2 and (rise.low > 0 or not found.from_chat)
+    seen = (
+        f"whole answers are likelier {preposition} {form.title} than under its own template, by {nats(gain.mean)} "
+        f"a token ({start})"
     )
+    surely = paired(form.own_after, form.other_after, SURE)
+    certain = is_fault and surely.low > LIKELIER
+    return [found.finding(name, seen, is_fault=is_fault, certain=certain, interval=gain)]
+
+
+def answers_unlikelier(found: Examined) -> list[Finding]:
+    """Find chosen answers that the training made clearly unlikelier. Learning of preferences may do so by a little."""
+    read = read_answers(found)
+    change = paired(read.before.nats, read.after.nats)
+    if change.high > -UNLIKELIER:
+        return []
+    ratio = ratio_of(found)
+    has_learnt = ratio is not None and ratio.low > CHANCE
+    is_fault = change.high < -DAMAGED or not has_learnt
+    surely = paired(read.before.nats, read.after.nats, SURE)
+    seen = (
+        f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {found.before.title} "
+        f"{nats(fmean(read.before.nats))}"
+    )
+    certain = is_fault and not has_learnt and surely.high < -UNLIKELIER
+    return [
+        found.finding(
+            "answers_unlikelier", seen, is_fault=is_fault, certain=certain, interval=change
+        )
+    ]
+
+
+def learnt(found: Examined) -> list[Finding]:
+    """Find preferences that a model of chats learnt to reverse, and trainings that moved nothing."""
+    figures = found.results["learnt"]
+    if not figures or figures["note"]:
+        raise NotEnough("too few held-out pairs to say what it learnt: add rows to label.path")
+    moved = moved_of(figures)
+    share = Interval(**figures["ratio"]["policy"])
+    of = f"{share.mean:.0%} of {figures['of']}"
+    if moved is not None and moved < MOVED_NOTHING:
+        seen = f"it moved nothing: {moved:.1g} nats a token; by so little it favours the better answer in {of}"
+        return [found.finding("moved_nothing", seen, interval=share)]
+    if not found.from_chat or share.high >= CHANCE:
+        return []
+    start = figures["sum"][found.results["before"]]["mean"]
+    seen = (
+        f"against {found.before.title} it favours the better answer in {of} (chance 50%), and moved {distance(found)}; "
+        f"{found.before.title} itself finds {start:.0%} of them likelier"
+    )
+    certain = surely_below_half(share, figures["prompts"])
+    return [found.finding("labels_reversed", seen, certain=certain, interval=share)]
+
+
+def surely_below_half(share: Interval, prompts: int) -> bool:
+    """Return whether a share of so many prompts is below one half at SURE."""
+    hits = round(share.mean * prompts)
+    values = np.array([[1.0]] * hits + [[0.0]] * (prompts - hits))
+    return Means(values, [str(i) for i in range(prompts)]).tested_share(0, SURE).high < CHANCE
+
+
+def group_reversed(found: Examined) -> list[Finding]:
+    """Find groups of pairs that are in the reverse order while the rest is in order, and show those that differ."""
+    figures = found.results["learnt"]
+    if not figures or "by" not in figures or figures["note"]:
+        raise NotEnough("too few held-out pairs for groups: add rows to label.path")
+    moved = moved_of(figures)
+    if not found.from_chat or (moved is not None and moved < MOVED_NOTHING):
+        return []
+    findings = list[Finding]()
+    for group in figures["by"]["groups"]:
+        if not group["is_reversed"]:
+            continue
+        seen = f"reversed where {group_clause(group)}"
+        share = Interval(**group["share"])
+        certain = group["is_certain"]
+        findings.append(found.finding("group_reversed", seen, certain=certain, interval=share))
+    differing = [each for each in figures["by"]["groups"] if is_lower(each)]
+    for group in sorted(differing, key=share_of_group)[:SHOWN_GROUPS]:
+        seen = f"fewer are in order where {group_clause(group)}"
+        share = Interval(**group["share"])
+        findings.append(found.finding("group_differs", seen, is_fault=False, interval=share))
+    return findings
+
+
+def group_clause(group: dict[str, Any]) -> str:
+    """`language = de: 1 of 42 pairs, 96% of the rest`"""
+    count = f"{group['right']:g} of {group['pairs']:,} pairs are in order"
+    return f"{group['column']} = {group['value']}: {count}, {group['rest']['mean']:.0%} of the rest"
+
+
+def is_lower(group: dict[str, Any]) -> bool:
+    return not group["is_reversed"] and bool(group["share"]["high"] < group["rest"]["low"])
+
+
+def share_of_group(group: dict[str, Any]) -> float:
+    return float(group["share"]["mean"])
+
+
+def loops(found: Examined) -> list[Finding]:
+    """Find answers that loop in clearly more cases than the start's answers to the same prompts."""
+    shared = [prompt for prompt in found.after.answers if prompt in found.before.answers]
+    if len(shared) < FEWEST:
+        raise NotEnough(
+            f"{len(shared)} prompts were answered by both models: add rows to label.path"
+        )
+    after = [float(is_repetitive(found.after.answers[prompt].answer)) for prompt in shared]
+    before = [float(is_repetitive(found.before.answers[prompt].answer)) for prompt in shared]
+    rise = rise_of(before, after, 0.95)
+    if rise.low <= 0 or rise.mean <= MORE_LOOPS:
+        return []
+    seen = f"it repeats itself in a loop in {fmean(after):.0%} of answers, {found.before.title} in {fmean(before):.0%}"
+    certain = rise_of(before, after, SURE).low > MORE_LOOPS
+    return [found.finding("loops", seen, certain=certain, interval=rise)]
+
+
+def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) -> Interval:
+    """Return the rise of a share, with a paired interval."""
+    outcomes = np.array([after, before]).T
+    means = Means(outcomes, [str(i) for i in range(len(after))])
+    return means.difference(0, 1, confidence)
+
+
+def far(found: Examined) -> list[Finding]:
+    """Find a model that is far from the start. It is a fault where the preferences' answers became unlikelier, too."""
+    per_token = found.results["kl"].get("policy", {}).get("per_token", 0.0)
+    if per_token <= FAR_KL or not found.from_chat:
+        return []
+    is_fault = False
+    if found.readings and len(found.readings.pairs) >= FEWEST:
+        change = paired(found.readings.before.nats, found.readings.after.nats)
+        is_fault = change.high < -UNLIKELIER
+    causes = None
+    if found.largest_rate is not None:
+        rate = f"a learning rate of {found.largest_rate:g}, by the training log beside the model"
+        causes = [rate]
+    seen = f"far from {found.before.title}: {per_token:.2g} nats a token"
+    return [found.finding("far", seen, is_fault=is_fault, causes=causes)]
+
+
+def figures_of(found: Examined) -> dict[str, list[str]]:
+    """Return what both models make of the preferences' answers, by name: the start's figure, and the model's."""
+    read = found.readings
+    if read is None:
+        return {}
+    figures = {
+        "a token of the chosen answers": [
+            nats(fmean(each.nats)) for each in (read.before, read.after)
+        ],
+        "ends after them": [share_of(each.ends).share() for each in (read.before, read.after)],
+    }
+    for form in (read.form, read.bos):
+        if form:
+            before = nats(fmean(form.other_before)) if form.other_before else ""
+            figures[f"a token of them, {form.title}"] = [before, nats(fmean(form.other_after))]
+    return figures
+
+
+def distance(found: Examined) -> str:
+    """Return how far a model moved: `0.02 nats a token, KL 0.31`."""
+    parts = list[str]()
+    moved = moved_of(found.results["learnt"])
+    if moved is not None:
+        parts.append(f"{moved:.2g} nats a token")
+    divergence = found.results["kl"].get("policy")
+    if divergence:
+        parts.append(f"KL {divergence['per_token']:.2g} a token")
+    return ", ".join(parts) or "by an amount that is not known"
+
+
+def moved_of(figures: dict[str, Any]) -> float | None:
+    """Return how far the training moved the log-probs of held-out pairs, in nats a token; None if it is not measured."""
+    return figures["by"]["moved"] if "by" in figures else None
+
+
+def ratio_of(found: Examined) -> Interval | None:
+    """Return the share of held-out pairs in order; None if there are too few to say."""
+    figures = found.results["learnt"]
+    if not figures or figures["note"]:
+        return None
+    return Interval(**figures["ratio"]["policy"])
+
+
+def share_of(probabilities: Sequence[float]) -> Interval:
+    return paired([0.0] * len(probabilities), probabilities)
+
+
+def differences(own: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [b - a for a, b in zip(own, other, strict=True)]
+
+
+def nats(number: float) -> str:
+    return f"{signed(number, '{:+.2f}')} nats"

@@ -1,127 +1,159 @@
 """Faults of weights: nothing was trained, it is another model's training, an adapter counts twice, rows are untrained."""
 
-import math
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
+from stages.evaluation.examined.finding import Finding
 from stages.evaluation.examined.sides import Examined
+from stages.evaluation.examined.stored_weights import StoredWeights
 from stages.models.loading import locate_output_embedding
-from stages.store.sealed_json import load_json, require_keys
-from stages.store.source_files import ADAPTER_CONFIG
 
 COMPARED = 12  # matrices of a model whose directions are compared
-ALIKE = 0.5  # the cosine of a matrix before and after, below which it is no continued training
+# The cosine of a matrix before and after, below which it is no continued training. Trainings at rates that wreck a
+# model still have 0.5; matrices of two models have 0.
+ALIKE = 0.2
 SAME = 0.05  # of an adapter's own length: by so much rounding moves what it stands on
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
 
-class Weights:
-    """The tensors of a folder of safetensors, each read when it is asked for."""
-
-    def __init__(self, folder: Path):
-        self.files = dict[str, Path]()
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                self.files |= dict.fromkeys(tensors.keys(), file)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self.files[name], framework="pt") as tensors:
-            return tensors.get_tensor(name).float()  # type: ignore[no-any-return]
+def not_whole(found: Examined) -> list[Finding]:
+    """Find tensors that the model's class has no place for, or tokens without a row."""
+    warnings = [each for each in found.after.warnings if each not in found.before.warnings]
+    return found.fact("not_whole", warnings[0].rstrip(".") if warnings else "")
 
 
-def shared_matrices(before: Weights, after: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the matrices of the same name and shape in both models."""
-    for name in before.files.keys() & after.files.keys():
+def unchanged(found: Examined) -> list[Finding]:
+    """Find a model in which no tensor differs from the start's: no matrix, norm or bias."""
+    before, after = (StoredWeights.of_folder(side.came) for side in (found.before, found.after))
+    if before.names != after.names:
+        return []
+    is_rounded = False
+    for name in after.names:
         old, new = before[name], after[name]
-        if old.ndim == 2 and old.shape == new.shape:
-            yield old, new
-
-
-def not_whole(found: Examined) -> str:
-    """Tensors that the model's class has no place for, or tokens without a row."""
-    said = [warning for warning in found.after.warnings if warning not in found.before.warnings]
-    return said[0].rstrip(".") if said else ""
-
-
-def unchanged(found: Examined) -> str:
-    pairs = shared_matrices(Weights(found.before.came), Weights(found.after.came))
-    if any(not torch.equal(old, new) for old, new in pairs):
-        return ""
-    return f"its weights are those of {found.before.title}: nothing was trained, or what was is not here"
-
-
-def started_elsewhere(found: Examined) -> str:
-    """The reference of a preference loss is the model that the training started from, or under an adapter the model
-    below it: if that is not `before`, its reference was not either."""
-    if found.adapter:
-        beside, _ = below_adapter(found)
-        if beside > SAME and not merged_twice(found):
-            return f"its adapter stands on other weights than {found.before.title}'s, so its reference was another model"
-        return ""
-    before, after = Weights(found.before.came), Weights(found.after.came)
-    names = sorted(name for name in before.files if "layers" in name and name in after.files)
-    chosen = names[:: max(1, len(names) // COMPARED)]
-    cosines = [
-        float(torch.nn.functional.cosine_similarity(before[n].flatten(), after[n].flatten(), 0))
-        for n in chosen
-        if before[n].shape == after[n].shape
-    ]
-    if cosines and median(cosines) >= ALIKE:
-        return ""
-    return f"its weights are no training of {found.before.title}: they point elsewhere (a cosine of {median(cosines or [0.0]):.2f})"
-
-
-def merged_twice(found: Examined) -> str:
-    beside, doubled = below_adapter(found) if found.adapter else (0.0, 1.0)
-    if beside > SAME and doubled < SAME:
-        return "its adapter is merged into the weights that it stands on already, so that it counts twice"
-    return ""
-
-
-def below_adapter(found: Examined) -> tuple[float, float]:
-    """Return how far the weights below an adapter are from `before`, and how far from `before` with the adapter merged,
-    both by the length of the adapter's own change."""
-    assert found.adapter
-    config = load_json(found.adapter / ADAPTER_CONFIG, require_keys("r", "lora_alpha"))
-    before, after, adapter = map(Weights, (found.before.came, found.after.came, found.adapter))
-    moved, doubled, own = 0.0, 0.0, 0.0
-    for name in [name for name in adapter.files if ".lora_A." in name][:COMPARED]:
-        module = name.split(".lora_A.")[0].removeprefix("base_model.model.")
-        weight = f"{module}.weight"
-        if not {weight} <= before.files.keys() & after.files.keys():
+        if old.shape != new.shape:
+            return []
+        if torch.equal(old, new):
             continue
-        change = adapter[name.replace(".lora_A.", ".lora_B.")] @ adapter[name] * scale_of(config)
-        below = after[weight] - change - before[weight]
-        moved += float(below.square().sum())
-        doubled += float((below - change).square().sum())
-        own += float(change.square().sum())
-    return math.sqrt(moved / max(own, 1e-30)), math.sqrt(doubled / max(own, 1e-30))
+        if not torch.equal(old.bfloat16().float(), new):
+            return []
+        is_rounded = True
+    rounding = ", rounded to bf16" if is_rounded else ""
+    seen = f"all {len(after.names)} tensors are those of {found.before.title}{rounding}"
+    return found.fact("unchanged", seen)
 
 
-def scale_of(config: dict[str, Any]) -> float:
-    """Return the factor of an adapter's product (arXiv:2106.09685; with `use_rslora` arXiv:2312.03732)."""
-    rank = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-    return float(config["lora_alpha"] / rank)
+def started_elsewhere(found: Examined) -> list[Finding]:
+    """Find a model that is no training of `before`. The reference of a preference loss is the model that the training
+    started from, or under an adapter the model below it: if that is not `before`, its reference was not either."""
+    if found.adapter:
+        below = changes_below_adapter(found)
+        times = typical_times(below)
+        if largest_gap(below, 0.0) <= SAME or is_whole_multiple(below, times):
+            return []
+        seen = f"its adapter stands on other weights than those of {found.before.title}"
+        return found.fact("started_elsewhere", seen)
+    before, after = (StoredWeights.of_folder(side.came) for side in (found.before, found.after))
+    names = [name for name in sorted(before.names) if "layers" in name and name in after]
+    matrices = [name for name in names if before[name].ndim == 2]
+    cosines = list[float]()
+    for name in matrices[:: max(1, len(matrices) // COMPARED)]:
+        old, new = before[name], after[name]
+        if old.shape == new.shape:
+            cosines.append(float(torch.cosine_similarity(old.flatten(), new.flatten(), 0)))
+    typical = median(cosines or [0.0])
+    if typical >= ALIKE:
+        return []
+    seen = f"its matrices point elsewhere than those of {found.before.title}: a cosine of {typical:.2f}"
+    return found.fact("started_elsewhere", seen)
 
 
-def rows_untrained(found: Examined) -> str:
+def merged_twice(found: Examined) -> list[Finding]:
+    """Find an adapter that is in the weights under it already, once or by another factor."""
+    if not found.adapter:
+        return []
+    below = changes_below_adapter(found)
+    times = typical_times(below)
+    if largest_gap(below, 0.0) <= SAME or not is_whole_multiple(below, times):
+        return []
+    seen = (
+        f"the weights under its adapter are those of {found.before.title} with {times:.3g} times "
+        f"the adapter's change, so that it counts {times + 1:.3g} times"
+    )
+    return found.fact("merged_twice", seen)
+
+
+def merged_at_another_scale(found: Examined) -> list[Finding]:
+    """Find merged weights that hold the adapter beside them by another factor than alpha / r, or in some layers alone."""
+    if not found.merged_adapter:
+        return []
+    changes = read_changes(found.merged_adapter, found.before.came, found.after.came)
+    if not changes:
+        return []
+    merged = [change for change in changes if change.apart(1.0) <= SAME]
+    absent = [change for change in changes if change.apart(0.0) <= SAME]
+    if len(merged) == len(changes):
+        return []
+    if absent and len(merged) + len(absent) == len(changes):
+        seen = f"{len(absent)} of {len(changes)} layers are without the change of the adapter beside them"
+        return found.fact("merged_at_another_scale", seen)
+    times = typical_times(changes)
+    if not is_whole_multiple(changes, times):
+        seen = f"its weights are not those of {found.before.title} with the adapter beside them"
+        return [found.finding("merged_at_another_scale", seen, is_fault=False)]
+    seen = (
+        f"its weights hold {times:.3g} times the change of the adapter beside them, alpha / r · BA"
+    )
+    return found.fact("merged_at_another_scale", seen)
+
+
+def changes_below_adapter(found: Examined) -> list[LayerChange]:
+    """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
+    assert found.adapter
+    merged = read_changes(found.adapter, found.before.came, found.after.came)
+    return [
+        LayerChange(each.module, each.by_adapter, each.of_weights - each.by_adapter)
+        for each in merged
+    ]
+
+
+@cache
+def read_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
+    weights = (StoredWeights.of_folder(folder) for folder in (before, after))
+    return [*layer_changes(adapter, *weights)]
+
+
+def largest_gap(changes: list[LayerChange], times: float) -> float:
+    return max((change.apart(times) for change in changes), default=0.0)
+
+
+def typical_times(changes: list[LayerChange]) -> float:
+    return median([change.times for change in changes] or [0.0])
+
+
+def is_whole_multiple(changes: list[LayerChange], times: float) -> bool:
+    """Return whether all layers hold their adapter's change by one factor, which is not 0."""
+    return abs(times) > SAME and largest_gap(changes, times) <= SAME * max(1.0, abs(times))
+
+
+def rows_untrained(found: Examined) -> list[Finding]:
+    """Find new tokens of the template or the end of turn whose rows are still the mean of all rows."""
     contract, place = found.after.contract, locate_output_embedding(found.after.came)
     if place is None:
-        return ""
+        return []
     file, name = place
-    rows = Weights(file.parent)[name]
+    rows = StoredWeights.of_file(file)[name]
     mean = rows.mean(0)
     usual = float((rows[:SAMPLED] - mean).norm(dim=1).median())
     ids = {i for turns in found.conversations[:3] for i in contract.prompt(turns[:-1])}
     used = sorted(i for i in {*ids, contract.stop_ids[0]} & contract.added if i < len(rows))
     untrained = [i for i in used if float((rows[i] - mean).norm()) < NEAR_MEAN * usual]
     if not untrained:
-        return ""
+        return []
     tokens = ", ".join(map(str, contract.tokenizer.convert_ids_to_tokens(untrained)))
-    return f"the rows of {tokens} in its embedding are the mean of the others: they were added, and never trained"
+    seen = f"the rows of {tokens} in its embedding are the mean of all rows, as rows are when they are added"
+    return found.fact("rows_untrained", seen)
