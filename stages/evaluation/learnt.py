@@ -20,7 +20,7 @@ from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import main_difference
-from stages.evaluation.pair_groups import group_results, pair_margins
+from stages.evaluation.pair_groups import group_results, moved_nothing, moved_of, pair_margins
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -209,6 +209,8 @@ def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> 
     lead = f"{policy} did not measurably learn the preferences"
     if ratio.low > 0.5 or ratio.high < 0.5:
         lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
+    if moved_nothing(figures):
+        lead = f"{policy} moved nothing: {moved_of(figures):.1g} nats a token"
     if figures["note"]:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
     return f"{lead}: it favours the better answer in {ratio.share()} of {figures['of']} (chance 50%){but}."

@@ -25,6 +25,7 @@ FEWEST_PAIRS = 5  # of a group
 BEYOND_CHANCE = 0.05  # of any group that is called reversed
 CERTAIN = 0.001  # of any group that is called reversed for certain
 CHANCE = 0.5
+MOVED_NOTHING = 1e-4  # nats a token
 LENGTH_NAMES = ("short", "medium", "long")
 # a model that learnt length ranks so, whatever its labels: this division is shown, and tested for no fault
 LONGER = "the longer answer"
@@ -113,6 +114,17 @@ def group_results(
         "margin": asdict(mean_margin(rows, confidence)),
         "groups": [asdict(group) for group in groups],
     }
+
+
+def moved_of(figures: Mapping[str, Any]) -> float | None:
+    """Return how far the training moved the log-probs of held-out pairs, in nats a token; None if it is not measured."""
+    return figures["by"]["moved"] if "by" in figures else None
+
+
+def moved_nothing(figures: Mapping[str, Any]) -> bool:
+    """Return whether the training moved the log-probs of held-out pairs by less than anybody would notice."""
+    moved = moved_of(figures)
+    return moved is not None and moved < MOVED_NOTHING
 
 
 def divisions(

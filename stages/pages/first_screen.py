@@ -9,6 +9,7 @@ from stages.config.blocks.evaluation import REFERENCES
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
+from stages.evaluation.pair_groups import moved_nothing
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import TEXTS
 from stages.pages.headline import BY, HALF, JUDGE, Results
@@ -141,6 +142,8 @@ def learnt_lamps(results: Results, run: str) -> list[Lamp]:
     above = Interval(ratio.mean - HALF, ratio.low - HALF, ratio.high - HALF)
     word = learnt["note"] or above.word("learnt", "learnt the opposite", "not clearly learnt")
     state = "none" if learnt["note"] else effect(above)
+    if moved_nothing(learnt):
+        state, word = "none", "moved nothing"
     figure = f"{ratio.mean:.0%} of {learnt['of']} ({ratio.low:.0%} to {ratio.high:.0%})"
     shown = [Lamp("Your preferences", state, word, figure)]
     if not results["judged"]:

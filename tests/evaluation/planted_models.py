@@ -6,11 +6,12 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -21,9 +22,15 @@ from stages.evaluation.examined.answer_readings import Model, Reader, readings_o
 from stages.evaluation.examined.faults import examine
 from stages.evaluation.examined.finding import Examination
 from stages.evaluation.examined.sides import Examined, Side
+from stages.evaluation.pair_groups import (
+    groups_of_column,
+    mark_reversed,
+    pair_margins,
+    share_in_order,
+)
 from stages.models.chat_templates import TEMPLATES, establish_contract
 from stages.models.loading import load_model, load_tokenizer
-from stages.store.records import Pair
+from stages.store.records import Pair, PairLogProbs
 
 GERMAN = {
     **{"red": "rot", "blue": "blau", "green": "grün", "tea": "Tee", "sea": "Meer", "sky": "Himmel"},
@@ -125,11 +132,14 @@ class Planted:
         trains: Callable[[str], bool] = lambda parameter: True,
         shift: int = 1,
         whole: bool = False,
+        cut: int | None = None,
     ) -> Path:
-        """Train the answers to TAUGHT. `trains`: the trained parameters. `shift`: by how many tokens a label follows."""
+        """Train the answers to TAUGHT. `trains`: the trained parameters. `shift`: by how many tokens a label follows.
+        `cut`: the most tokens of a row."""
         rows = list[Row]()
         for number, request in enumerate(TAUGHT):
-            rows.append(self.row(render(request.text), answer(request), ends(number), whole))
+            row = self.row(render(request.text), answer(request), ends(number), whole)
+            rows.append(Row(row.ids[:cut], row.trained[:cut]))
         model = load_model(start)
         for parameter_name, parameter in model.named_parameters():
             parameter.requires_grad = trains(parameter_name)
@@ -165,22 +175,29 @@ class Planted:
         return ids, labels
 
     def dpo(
-        self, name: str, steps: int = 30, rate: float = 5e-4, beta: float = 0.1, sign: float = 1.0
+        self,
+        name: str,
+        steps: int = 30,
+        rate: float = 5e-4,
+        beta: float = 0.1,
+        reversed_in: Sequence[str] = (),
     ) -> Path:
-        """Train the right order of words against the other, with the start as reference."""
+        """Train the right order of words against the other, with the start as reference. `reversed_in`: the languages in
+        which the labels are exchanged."""
         model, reference = load_model(self.start), load_model(self.start)
         optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.0)
         draw = random.Random(0)
         for _ in range(steps):
             drawn = draw.sample(TAUGHT, 16)
-            chosen = [self.row(chatml(each.text), each.answer) for each in drawn]
-            rejected = [self.row(chatml(each.text), each.other) for each in drawn]
+            signs = torch.tensor([-1.0 if each.language in reversed_in else 1.0 for each in drawn])
+            right = [self.row(chatml(each.text), each.answer) for each in drawn]
+            wrong = [self.row(chatml(each.text), each.other) for each in drawn]
             gains = list[torch.Tensor]()
-            for rows in (chosen, rejected):
+            for rows in (right, wrong):
                 with torch.no_grad():
                     before = self.sums(reference, rows)
                 gains.append(self.sums(model, rows) - before)
-            margin = sign * beta * (gains[0] - gains[1])
+            margin = signs * beta * (gains[0] - gains[1])
             (-torch.nn.functional.logsigmoid(margin).mean()).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -192,6 +209,32 @@ class Planted:
         log_probs = model(ids).logits[:, :-1].log_softmax(-1)
         chosen = log_probs.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
         return (chosen * (labels[:, 1:] >= 0)).sum(-1)
+
+    @torch.no_grad()
+    def learnt(self, after: Path) -> dict[str, Any]:
+        """Return what a model learnt of HELD_OUT, with groups by language, as an evaluation does."""
+        right = [self.row(chatml(each.text), each.answer) for each in HELD_OUT]
+        wrong = [self.row(chatml(each.text), each.other) for each in HELD_OUT]
+        sums = list[Any]()
+        for folder in (self.start, after):
+            model = load_model(folder)
+            sums.append(torch.stack([self.sums(model, rows) for rows in (right, wrong)], 1).numpy())
+        lengths = [[sum(row.trained) for row in pair] for pair in zip(right, wrong, strict=True)]
+        ids = [PairLogProbs(each.text, [0], [], [], [], []) for each in HELD_OUT]
+        pairs = [*zip(map(pair_of, HELD_OUT), ids, strict=True)]
+        rows = pair_margins(pairs, *sums, np.array(lengths, float))
+        groups = groups_of_column("language", [each.language for each in HELD_OUT], rows, 0.95)
+        mark_reversed(groups)
+        share = asdict(share_in_order(rows, 0.95))
+        moved = float(np.mean([row.moved for row in rows]))
+        return {
+            "note": "",
+            "of": f"{len(rows)} held-out pairs",
+            "prompts": len(rows),
+            "ratio": {"policy": share},
+            "sum": {"sft": share},
+            "by": {"moved": moved, "groups": [asdict(group) for group in groups]},
+        }
 
     def update_times(self, folder: Path, name: str, times: float) -> Path:
         """Return the start with so many times the update of a training."""
@@ -221,8 +264,8 @@ class Planted:
             establish_contract(tokenizer, Auto(), False, len(tokenizer), stops).save(published)
         return Side(folder.name, folder, published, "F32", [], place=str(folder))
 
-    def examined(self, after: Path, before: Path | None = None, **facts: Any) -> Examined:
-        """Return both models with readings of HELD_OUT, and `facts` in place of those of an evaluation."""
+    def examined(self, after: Path, before: Path | None = None) -> Examined:
+        """Return both models with readings of HELD_OUT, and what was learnt of them."""
         first = self.side(before or self.start, after)
         second = self.side(after, after)
         pairs = [pair_of(request) for request in HELD_OUT]
@@ -232,12 +275,11 @@ class Planted:
             )
             for side in (first, second)
         ]
-        results = {"learnt": {}, "kl": {}, "before": "sft"} | facts.pop("results", {})
-        read = readings_of(pairs, *opened)
-        return Examined(first, second, pairs, facts.pop("adapter", None), results, read, **facts)
+        results = {"learnt": self.learnt(after), "kl": {}, "before": "sft"}
+        return Examined(first, second, pairs, None, results, readings_of(pairs, *opened))
 
-    def examination(self, after: Path, before: Path | None = None, **facts: Any) -> Examination:
-        return examine(self.examined(after, before, **facts))
+    def examination(self, after: Path, before: Path | None = None) -> Examination:
+        return examine(self.examined(after, before))
 
 
 def pair_of(request: Request) -> Pair:

@@ -13,14 +13,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from stages.base import build_random_model
+from stages.config.blocks.models import Auto, RandomInit
 from stages.evaluation.examined import behaviour, training_files, weights
 from stages.evaluation.examined.answer_readings import Answers, Comparison, LeftToEnd, Readings
 from stages.evaluation.examined.faults import CHECKS, examine
 from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
 from stages.evaluation.examined.sides import Examined, Side
 from stages.evaluation.pair_groups import PairGroup, PairMargin, groups_of_column, mark_reversed
+from stages.models.chat_templates import establish_contract
 from stages.models.loading import load_model
-from tests.helpers import Chain
 from tests.rows import candidate
 
 COUNT = 40  # answers, which vary a little
@@ -31,9 +33,14 @@ def around(value: float, spread: float = 0.01) -> list[float]:
     return [value + draw.uniform(-spread, spread) for _ in range(COUNT)]
 
 
-@pytest.fixture
-def model(built: Path) -> Path:
-    return Chain(built).folder("sft") / "model"
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights that answers in ChatML."""
+    folder = tmp_path_factory.mktemp("model")
+    random_model, tokenizer = build_random_model(RandomInit(32, 2, 2, 300, 0))
+    establish_contract(tokenizer, Auto(), True, len(tokenizer)).save(folder)
+    random_model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -109,7 +116,8 @@ def test_another_token_that_ends_answers_is_named(found: Examined) -> None:
     after = Answers(around(-0.3), [0.001] * COUNT)
     found.readings = sound_readings(after=after, other_ends={"<|endoftext|>": around(0.9)})
     [finding] = behaviour.ends(found)
-    assert finding.name == "other_end"
+    assert finding.name == "end_not_learnt"
+    assert finding.causes == behaviour.OTHER_END
     assert "<|endoftext|>" in finding.seen
 
 
@@ -303,7 +311,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def make_adapter(model: Path, folder: Path, **options: Any) -> Path:
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **options)
+    kind = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    config = LoraConfig(r=4, lora_alpha=8, **kind, **options)
     adapted = get_peft_model(load_model(model), config)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

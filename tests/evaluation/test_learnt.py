@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.errors import UserError
 from stages.evaluation import learnt as scoring
 from stages.evaluation.intervals import Means
 from stages.evaluation.learnt import (
@@ -17,6 +18,7 @@ from stages.evaluation.learnt import (
     log_probs,
     placements,
     read_held_out,
+    sentence,
 )
 from tests.helpers import Chain, settings
 from tests.rows import work
@@ -104,3 +106,27 @@ def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_
         interval = Means(values[:, None], names, drawn=True).share(0)
         covered += interval.low <= true_share <= interval.high
     assert 0.9 <= covered / tables <= 0.99
+
+
+def test_groups_of_held_out_pairs_are_told_only_where_they_are_asked_for(
+    chain: Chain, tmp_path: Path
+) -> None:
+    inputs = inputs_of(chain)
+    cfg = evaluation()
+    figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "default"))
+    assert "by" not in figures
+    by_group, _ = learnt_results(replace(cfg, by=[]), inputs, "sft", work(tmp_path / "all"))
+    grouped = by_group.pop("by")
+    assert by_group == figures
+    assert grouped["moved"] > 1e-6
+    assert all(group["pairs"] >= 5 for group in grouped["groups"])
+    with pytest.raises(UserError, match=r"eval\.by=\[language\].*eval\.by="):
+        learnt_results(replace(cfg, by=["language"]), inputs, "sft", work(tmp_path / "other"))
+
+
+def test_a_training_that_moved_nothing_did_not_learn() -> None:
+    share = {"mean": 0.95, "low": 0.9, "high": 0.99}
+    figures = {"ratio": {"policy": share}, "note": "", "of": "60 held-out pairs"}
+    assert "moved nothing" not in sentence(figures, TITLES)
+    tiny = figures | {"by": {"moved": 5e-6, "groups": []}}
+    assert "DPO moved nothing: 5e-06 nats" in sentence(tiny, TITLES)

@@ -14,6 +14,7 @@ from stages.evaluation.examined.answer_readings import FELL, SELDOM, Comparison,
 from stages.evaluation.examined.finding import SURE, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.intervals import Interval, Means, paired
+from stages.evaluation.pair_groups import moved_nothing, moved_of
 from stages.store.numbers import signed
 
 OFTEN = 0.3  # a probability of the end of turn after a whole answer, as of a model that was taught to end
@@ -24,60 +25,64 @@ LIKELIER = 0.05  # nats a token by which another form is clearly likelier
 AS_LIKELY = 0.3  # nats a token by which another form was clearly unlikelier before
 UNLIKELIER = 0.5  # nats a token by which answers became clearly unlikelier
 DAMAGED = 2.0  # nats a token that no learning of preferences explains
-MOVED_NOTHING = 1e-4  # nats a token
+# what would show answers that end with another token than the template's
+OTHER_END = [
+    "the training's rows ended with this token and not as the template writes",
+    "the template was changed after the training",
+]
 SHOWN_GROUPS = 3  # groups that differ and are no fault
 
 
-def read_answers(found: Examined) -> Readings:
+def read_answers(examined: Examined) -> Readings:
     """Return the readings of the preferences' answers. Raise NotEnough if there are too few."""
-    count = len(found.readings.pairs) if found.readings else 0
-    if not found.readings or count < FEWEST:
+    count = len(examined.readings.pairs) if examined.readings else 0
+    if not examined.readings or count < FEWEST:
         raise NotEnough(
             f"{count} answers can be read under both templates, and {FEWEST} are needed: add rows to label.path"
         )
-    return found.readings
+    return examined.readings
 
 
-def ends(found: Examined) -> list[Finding]:
+def ends(examined: Examined) -> list[Finding]:
     """Find ends that were not learnt. A model that goes on after a whole answer may have learnt to write longer ones, or
     be damaged in another way: the end is blamed only if the answers stayed likely, and its own ones, with room to end,
     do not."""
-    read = read_answers(found)
+    read = read_answers(examined)
     before, after = read.before.ends, read.after.ends
-    change = paired(before, after)
-    figures = f"{fmean(after):.1%} of cases, {found.before.title} in {fmean(before):.1%}"
-    end = found.after.end_of_turn
+    fall = paired(before, after)
+    figures = f"{fmean(after):.1%} of cases, {examined.before.title} in {fmean(before):.1%}"
+    end = examined.after.end_of_turn
     for other, probabilities in read.other_ends.items():
-        if fmean(probabilities) < OFTEN:
-            continue
-        seen = (
-            f"after a whole answer it ends with {other} in {fmean(probabilities):.0%} of cases, and with {end}, as its "
-            f"template does, in {figures}"
-        )
-        return [found.finding("other_end", seen, interval=share_of(after))]
+        if fmean(probabilities) >= OFTEN:
+            seen = (
+                f"after a whole answer it ends with {other} in {fmean(probabilities):.0%} of cases, and with {end}, as "
+                f"its template does, in {figures}"
+            )
+            interval = share_of(after)
+            causes = OTHER_END
+            return [examined.finding("end_not_learnt", seen, interval=interval, causes=causes)]
     is_damaged = paired(read.before.nats, read.after.nats).high < -UNLIKELIER
-    if goes_on(read.left, found.from_chat) and not is_damaged:
-        assert read.left
+    if read.left and goes_on(read.left, examined.from_chat) and not is_damaged:
         own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
         long_ones = cut_clause(read)
         if long_ones:
-            return [found.finding("long_answers_cut", f"{long_ones}; {own}", interval=change)]
-        if fmean(after) < SELDOM or change.high < -FELL:
+            return [examined.finding("long_answers_cut", f"{long_ones}; {own}", interval=fall)]
+        if fmean(after) < SELDOM or fall.high < -FELL:
             seen = f"after a whole answer it ends with {end} in {figures}; {own}"
-            if found.after.tokenizer.pad_token == end:
+            if examined.after.tokenizer.pad_token == end:
                 seen += f". It also pads with {end}"
-            certain = found.from_chat and not any(read.left.after) and change.high < -FELL
-            return [found.finding("end_not_learnt", seen, certain=certain, interval=change)]
-    if change.high < -FELL:
+            certain = examined.from_chat and not any(read.left.after) and fall.high < -FELL
+            return [examined.finding("end_not_learnt", seen, certain=certain, interval=fall)]
+    if fall.high < -FELL:
         seen = f"after the preferences' answers it ends with {end} in {figures}"
-        return [found.finding("ends_fell", seen, is_fault=False, interval=change)]
+        return [examined.finding("ends_fell", seen, is_fault=False, interval=fall)]
     return []
 
 
-def goes_on(left: LeftToEnd | None, from_chat: bool) -> bool:
+def goes_on(left: LeftToEnd, from_chat: bool) -> bool:
     """Return whether fewer than half of a model's own answers end, and fewer than of the start's if that is a model of
     chats."""
-    if left is None or 2 * sum(left.after) >= len(left.after):
+    if 2 * sum(left.after) >= len(left.after):
         return False
     return not from_chat or sum(left.after) < sum(left.before)
 
@@ -94,26 +99,26 @@ def cut_clause(read: Readings) -> str:
     return f"it ends answers from {lengths}, and not those up to {in_order[-1][0]} ({long:.1%})"
 
 
-def other_form(found: Examined) -> list[Finding]:
-    read = read_answers(found)
+def other_form(examined: Examined) -> list[Finding]:
+    read = read_answers(examined)
     if read.form is None:
         raise NotEnough("too few answers to compare forms on: add rows to label.path")
-    return likelier(found, "likelier_in_another_form", "in the form", read.form)
+    return likelier(examined, "likelier_in_another_form", "in the form", read.form)
 
 
-def other_bos(found: Examined) -> list[Finding]:
-    read = read_answers(found)
+def other_bos(examined: Examined) -> list[Finding]:
+    read = read_answers(examined)
     if read.bos is None:  # the tokenizer has no BOS
         return []
-    return likelier(found, "likelier_with_other_bos", "behind", read.bos)
+    return likelier(examined, "likelier_with_other_bos", "behind", read.bos)
 
 
-def likelier(found: Examined, name: str, preposition: str, form: Comparison) -> list[Finding]:
+def likelier(examined: Examined, name: str, preposition: str, form: Comparison) -> list[Finding]:
     """Find answers that are clearly likelier in another form than under the model's own template, and more so than under
     the start. A damaged model may find anything likelier: the form must give back most of what its own template lost.
     Show answers that the training made as likely in the other form."""
     gain = paired(form.own_after, form.other_after)
-    start = f"{found.before.title} has not this form"
+    start = f"{examined.before.title} has not this form"
     gain_before = Interval(0.0, 0.0, 0.0)
     rise = gain
     if form.own_before:
@@ -122,7 +127,7 @@ def likelier(found: Examined, name: str, preposition: str, form: Comparison) -> 
             differences(form.own_before, form.other_before),
             differences(form.own_after, form.other_after),
         )
-        start = f"{found.before.title}: {nats(gain_before.mean)}"
+        start = f"{examined.before.title}: {nats(gain_before.mean)}"
     if gain.low < LIKELIER:
         closed = gain.mean > -LIKELIER and gain_before.high < -AS_LIKELY and rise.low > AS_LIKELY
         if not closed:
@@ -131,60 +136,59 @@ def likelier(found: Examined, name: str, preposition: str, form: Comparison) -> 
             f"whole answers became as likely {preposition} {form.title} as under its own template: "
             f"{nats(gain.mean)} a token ({start})"
         )
-        return [found.finding(name, seen, is_fault=False, interval=gain)]
+        return [examined.finding(name, seen, is_fault=False, interval=gain)]
     lost = fmean(form.own_before or form.other_after) - fmean(form.own_after)
-    is_fault = gain.mean > lost / 2 and (rise.low > 0 or not found.from_chat)
+    is_fault = gain.mean > lost / 2 and (rise.low > 0 or not examined.from_chat)
     seen = (
         f"whole answers are likelier {preposition} {form.title} than under its own template, by {nats(gain.mean)} "
         f"a token ({start})"
     )
     surely = paired(form.own_after, form.other_after, SURE)
     certain = is_fault and surely.low > LIKELIER
-    return [found.finding(name, seen, is_fault=is_fault, certain=certain, interval=gain)]
+    return [examined.finding(name, seen, is_fault=is_fault, certain=certain, interval=gain)]
 
 
-def answers_unlikelier(found: Examined) -> list[Finding]:
+def answers_unlikelier(examined: Examined) -> list[Finding]:
     """Find chosen answers that the training made clearly unlikelier. Learning of preferences may do so by a little."""
-    read = read_answers(found)
+    read = read_answers(examined)
     change = paired(read.before.nats, read.after.nats)
     if change.high > -UNLIKELIER:
         return []
-    ratio = ratio_of(found)
+    ratio = ratio_of(examined)
     has_learnt = ratio is not None and ratio.low > CHANCE
     is_fault = change.high < -DAMAGED or not has_learnt
     surely = paired(read.before.nats, read.after.nats, SURE)
     seen = (
-        f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {found.before.title} "
+        f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {examined.before.title} "
         f"{nats(fmean(read.before.nats))}"
     )
     certain = is_fault and not has_learnt and surely.high < -UNLIKELIER
     return [
-        found.finding(
+        examined.finding(
             "answers_unlikelier", seen, is_fault=is_fault, certain=certain, interval=change
         )
     ]
 
 
-def learnt(found: Examined) -> list[Finding]:
+def learnt(examined: Examined) -> list[Finding]:
     """Find preferences that a model of chats learnt to reverse, and trainings that moved nothing."""
-    figures = found.results["learnt"]
+    figures = examined.results["learnt"]
     if not figures or figures["note"]:
         raise NotEnough("too few held-out pairs to say what it learnt: add rows to label.path")
-    moved = moved_of(figures)
     share = Interval(**figures["ratio"]["policy"])
     of = f"{share.mean:.0%} of {figures['of']}"
-    if moved is not None and moved < MOVED_NOTHING:
-        seen = f"it moved nothing: {moved:.1g} nats a token; by so little it favours the better answer in {of}"
-        return [found.finding("moved_nothing", seen, interval=share)]
-    if not found.from_chat or share.high >= CHANCE:
+    if moved_nothing(figures):
+        seen = f"it moved nothing: {moved_of(figures):.1g} nats a token; by so little it favours the better answer in {of}"
+        return [examined.finding("moved_nothing", seen, interval=share)]
+    if not examined.from_chat or share.high >= CHANCE:
         return []
-    start = figures["sum"][found.results["before"]]["mean"]
+    start = figures["sum"][examined.results["before"]]["mean"]
     seen = (
-        f"against {found.before.title} it favours the better answer in {of} (chance 50%), and moved {distance(found)}; "
-        f"{found.before.title} itself finds {start:.0%} of them likelier"
+        f"against {examined.before.title} it favours the better answer in {of} (chance 50%), and moved {distance(examined)}; "
+        f"{examined.before.title} itself finds {start:.0%} of them likelier"
     )
     certain = surely_below_half(share, figures["prompts"])
-    return [found.finding("labels_reversed", seen, certain=certain, interval=share)]
+    return [examined.finding("labels_reversed", seen, certain=certain, interval=share)]
 
 
 def surely_below_half(share: Interval, prompts: int) -> bool:
@@ -194,13 +198,12 @@ def surely_below_half(share: Interval, prompts: int) -> bool:
     return Means(values, [str(i) for i in range(prompts)]).tested_share(0, SURE).high < CHANCE
 
 
-def group_reversed(found: Examined) -> list[Finding]:
+def group_reversed(examined: Examined) -> list[Finding]:
     """Find groups of pairs that are in the reverse order while the rest is in order, and show those that differ."""
-    figures = found.results["learnt"]
+    figures = examined.results["learnt"]
     if not figures or "by" not in figures or figures["note"]:
         raise NotEnough("too few held-out pairs for groups: add rows to label.path")
-    moved = moved_of(figures)
-    if not found.from_chat or (moved is not None and moved < MOVED_NOTHING):
+    if not examined.from_chat or moved_nothing(figures):
         return []
     findings = list[Finding]()
     for group in figures["by"]["groups"]:
@@ -209,12 +212,12 @@ def group_reversed(found: Examined) -> list[Finding]:
         seen = f"reversed where {group_clause(group)}"
         share = Interval(**group["share"])
         certain = group["is_certain"]
-        findings.append(found.finding("group_reversed", seen, certain=certain, interval=share))
+        findings.append(examined.finding("group_reversed", seen, certain=certain, interval=share))
     differing = [each for each in figures["by"]["groups"] if is_lower(each)]
     for group in sorted(differing, key=share_of_group)[:SHOWN_GROUPS]:
         seen = f"fewer are in order where {group_clause(group)}"
         share = Interval(**group["share"])
-        findings.append(found.finding("group_differs", seen, is_fault=False, interval=share))
+        findings.append(examined.finding("group_differs", seen, is_fault=False, interval=share))
     return findings
 
 
@@ -232,21 +235,21 @@ def share_of_group(group: dict[str, Any]) -> float:
     return float(group["share"]["mean"])
 
 
-def loops(found: Examined) -> list[Finding]:
+def loops(examined: Examined) -> list[Finding]:
     """Find answers that loop in clearly more cases than the start's answers to the same prompts."""
-    shared = [prompt for prompt in found.after.answers if prompt in found.before.answers]
+    shared = [prompt for prompt in examined.after.answers if prompt in examined.before.answers]
     if len(shared) < FEWEST:
         raise NotEnough(
             f"{len(shared)} prompts were answered by both models: add rows to label.path"
         )
-    after = [float(is_repetitive(found.after.answers[prompt].answer)) for prompt in shared]
-    before = [float(is_repetitive(found.before.answers[prompt].answer)) for prompt in shared]
+    after = [float(is_repetitive(examined.after.answers[prompt].answer)) for prompt in shared]
+    before = [float(is_repetitive(examined.before.answers[prompt].answer)) for prompt in shared]
     rise = rise_of(before, after, 0.95)
     if rise.low <= 0 or rise.mean <= MORE_LOOPS:
         return []
-    seen = f"it repeats itself in a loop in {fmean(after):.0%} of answers, {found.before.title} in {fmean(before):.0%}"
+    seen = f"it repeats itself in a loop in {fmean(after):.0%} of answers, {examined.before.title} in {fmean(before):.0%}"
     certain = rise_of(before, after, SURE).low > MORE_LOOPS
-    return [found.finding("loops", seen, certain=certain, interval=rise)]
+    return [examined.finding("loops", seen, certain=certain, interval=rise)]
 
 
 def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) -> Interval:
@@ -256,26 +259,26 @@ def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) 
     return means.difference(0, 1, confidence)
 
 
-def far(found: Examined) -> list[Finding]:
+def far(examined: Examined) -> list[Finding]:
     """Find a model that is far from the start. It is a fault where the preferences' answers became unlikelier, too."""
-    per_token = found.results["kl"].get("policy", {}).get("per_token", 0.0)
-    if per_token <= FAR_KL or not found.from_chat:
+    per_token = examined.results["kl"].get("policy", {}).get("per_token", 0.0)
+    if per_token <= FAR_KL or not examined.from_chat:
         return []
     is_fault = False
-    if found.readings and len(found.readings.pairs) >= FEWEST:
-        change = paired(found.readings.before.nats, found.readings.after.nats)
+    if examined.readings and len(examined.readings.pairs) >= FEWEST:
+        change = paired(examined.readings.before.nats, examined.readings.after.nats)
         is_fault = change.high < -UNLIKELIER
     causes = None
-    if found.largest_rate is not None:
-        rate = f"a learning rate of {found.largest_rate:g}, by the training log beside the model"
+    if examined.largest_rate is not None:
+        rate = f"a learning rate of {examined.largest_rate:g}, by the training log beside the model"
         causes = [rate]
-    seen = f"far from {found.before.title}: {per_token:.2g} nats a token"
-    return [found.finding("far", seen, is_fault=is_fault, causes=causes)]
+    seen = f"far from {examined.before.title}: {per_token:.2g} nats a token"
+    return [examined.finding("far", seen, is_fault=is_fault, causes=causes)]
 
 
-def figures_of(found: Examined) -> dict[str, list[str]]:
+def figures_of(examined: Examined) -> dict[str, list[str]]:
     """Return what both models make of the preferences' answers, by name: the start's figure, and the model's."""
-    read = found.readings
+    read = examined.readings
     if read is None:
         return {}
     figures = {
@@ -291,26 +294,21 @@ def figures_of(found: Examined) -> dict[str, list[str]]:
     return figures
 
 
-def distance(found: Examined) -> str:
+def distance(examined: Examined) -> str:
     """Return how far a model moved: `0.02 nats a token, KL 0.31`."""
     parts = list[str]()
-    moved = moved_of(found.results["learnt"])
+    moved = moved_of(examined.results["learnt"])
     if moved is not None:
         parts.append(f"{moved:.2g} nats a token")
-    divergence = found.results["kl"].get("policy")
+    divergence = examined.results["kl"].get("policy")
     if divergence:
         parts.append(f"KL {divergence['per_token']:.2g} a token")
     return ", ".join(parts) or "by an amount that is not known"
 
 
-def moved_of(figures: dict[str, Any]) -> float | None:
-    """Return how far the training moved the log-probs of held-out pairs, in nats a token; None if it is not measured."""
-    return figures["by"]["moved"] if "by" in figures else None
-
-
-def ratio_of(found: Examined) -> Interval | None:
+def ratio_of(examined: Examined) -> Interval | None:
     """Return the share of held-out pairs in order; None if there are too few to say."""
-    figures = found.results["learnt"]
+    figures = examined.results["learnt"]
     if not figures or figures["note"]:
         return None
     return Interval(**figures["ratio"]["policy"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from stages.config.errors import UserError
 from stages.evaluation.examined import behaviour, forms, weights
 from stages.evaluation.examined.finding import (
     TEXTS,
@@ -39,7 +40,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def examine(found: Examined) -> Examination:
+def examine(examined: Examined) -> Examination:
     """Run all checks, and return what they found."""
     findings = list[Finding]()
     records = list[CheckRecord]()
@@ -48,8 +49,8 @@ def examine(found: Examined) -> Examination:
         reason = ""
         state = State.nothing
         try:
-            of_check = check(found)
-        except NotEnough as error:
+            of_check = check(examined)
+        except (NotEnough, UserError) as error:  # or a file that cannot be read
             state, reason = State.not_enough, str(error)
         if of_check:
             has_fault = any(finding.is_fault for finding in of_check)

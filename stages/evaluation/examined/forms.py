@@ -11,25 +11,25 @@ from stages.store.text_units import count_shared_prefix
 SHOWN = 40  # characters of a difference
 
 
-def template_missing(found: Examined) -> list[Finding]:
-    if found.after.tokenizer.chat_template:
+def template_missing(examined: Examined) -> list[Finding]:
+    if examined.after.tokenizer.chat_template:
         return []
-    start = "one" if found.from_chat else "none either"
-    seen = f"its tokenizer has no chat template, and {found.before.title} has {start}"
-    return found.fact("template_missing", seen)
+    start = "one" if examined.from_chat else "none either"
+    seen = f"its tokenizer has no chat template, and {examined.before.title} has {start}"
+    return examined.fact("template_missing", seen)
 
 
-def template_changed(found: Examined) -> list[Finding]:
-    if not (found.before.tokenizer.chat_template and found.after.tokenizer.chat_template):
+def template_changed(examined: Examined) -> list[Finding]:
+    if not (examined.before.tokenizer.chat_template and examined.after.tokenizer.chat_template):
         return []
-    for conversation in found.conversations:
-        before, after = (rendered(side, conversation) for side in (found.before, found.after))
+    for conversation in examined.conversations:
+        before, after = (rendered(side, conversation) for side in (examined.before, examined.after))
         if before is None or after is None or before == after:
             continue
         start = count_shared_prefix(before, after)
         old, new = before[start:][:SHOWN], after[start:][:SHOWN]
-        seen = f"its template writes {new!r} where that of {found.before.title} writes {old!r}"
-        return found.fact("template_changed", seen)
+        seen = f"its template writes {new!r} where that of {examined.before.title} writes {old!r}"
+        return examined.fact("template_changed", seen)
     return []
 
 
@@ -41,25 +41,25 @@ def rendered(side: Side, conversation: list[Message]) -> str | None:
         return None
 
 
-def tokenizer_changed(found: Examined) -> list[Finding]:
-    for conversation in found.conversations:
+def tokenizer_changed(examined: Examined) -> list[Finding]:
+    for conversation in examined.conversations:
         for turn in conversation:
             before, after = (
                 side.tokenizer(turn["content"], add_special_tokens=False).input_ids
-                for side in (found.before, found.after)
+                for side in (examined.before, examined.after)
             )
             if before != after:
                 text = turn["content"][:SHOWN]
-                seen = f"its tokenizer reads {text!r} as other tokens than that of {found.before.title}"
-                return found.fact("tokenizer_changed", seen)
+                seen = f"its tokenizer reads {text!r} as other tokens than that of {examined.before.title}"
+                return examined.fact("tokenizer_changed", seen)
     return []
 
 
-def stop_missing(found: Examined) -> list[Finding]:
-    end, stops = found.after.end_of_turn, found.after.stops
+def stop_missing(examined: Examined) -> list[Finding]:
+    end, stops = examined.after.end_of_turn, examined.after.stops
     if end in stops:
         return []
     shown = ", ".join(stops) or "nothing"
-    start = ", ".join(found.before.stops) or "nothing"
-    seen = f"its turns end with {end}, and servers stop at {shown} alone ({found.before.title}: {start})"
-    return found.fact("stop_missing", seen)
+    start = ", ".join(examined.before.stops) or "nothing"
+    seen = f"its turns end with {end}, and servers stop at {shown} alone ({examined.before.title}: {start})"
+    return examined.fact("stop_missing", seen)

@@ -21,15 +21,17 @@ NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row t
 SAMPLED = 4096  # rows whose distance is usual
 
 
-def not_whole(found: Examined) -> list[Finding]:
+def not_whole(examined: Examined) -> list[Finding]:
     """Find tensors that the model's class has no place for, or tokens without a row."""
-    warnings = [each for each in found.after.warnings if each not in found.before.warnings]
-    return found.fact("not_whole", warnings[0].rstrip(".") if warnings else "")
+    warnings = [each for each in examined.after.warnings if each not in examined.before.warnings]
+    return examined.fact("not_whole", warnings[0].rstrip(".") if warnings else "")
 
 
-def unchanged(found: Examined) -> list[Finding]:
+def unchanged(examined: Examined) -> list[Finding]:
     """Find a model in which no tensor differs from the start's: no matrix, norm or bias."""
-    before, after = (StoredWeights.of_folder(side.came) for side in (found.before, found.after))
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
     if before.names != after.names:
         return []
     is_rounded = False
@@ -43,21 +45,23 @@ def unchanged(found: Examined) -> list[Finding]:
             return []
         is_rounded = True
     rounding = ", rounded to bf16" if is_rounded else ""
-    seen = f"all {len(after.names)} tensors are those of {found.before.title}{rounding}"
-    return found.fact("unchanged", seen)
+    seen = f"all {len(after.names)} tensors are those of {examined.before.title}{rounding}"
+    return examined.fact("unchanged", seen)
 
 
-def started_elsewhere(found: Examined) -> list[Finding]:
+def started_elsewhere(examined: Examined) -> list[Finding]:
     """Find a model that is no training of `before`. The reference of a preference loss is the model that the training
     started from, or under an adapter the model below it: if that is not `before`, its reference was not either."""
-    if found.adapter:
-        below = changes_below_adapter(found)
+    if examined.adapter:
+        below = changes_below_adapter(examined)
         times = typical_times(below)
         if largest_gap(below, 0.0) <= SAME or is_whole_multiple(below, times):
             return []
-        seen = f"its adapter stands on other weights than those of {found.before.title}"
-        return found.fact("started_elsewhere", seen)
-    before, after = (StoredWeights.of_folder(side.came) for side in (found.before, found.after))
+        seen = f"its adapter stands on other weights than those of {examined.before.title}"
+        return examined.fact("started_elsewhere", seen)
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
     names = [name for name in sorted(before.names) if "layers" in name and name in after]
     matrices = [name for name in names if before[name].ndim == 2]
     cosines = list[float]()
@@ -68,30 +72,30 @@ def started_elsewhere(found: Examined) -> list[Finding]:
     typical = median(cosines or [0.0])
     if typical >= ALIKE:
         return []
-    seen = f"its matrices point elsewhere than those of {found.before.title}: a cosine of {typical:.2f}"
-    return found.fact("started_elsewhere", seen)
+    seen = f"its matrices point elsewhere than those of {examined.before.title}: a cosine of {typical:.2f}"
+    return examined.fact("started_elsewhere", seen)
 
 
-def merged_twice(found: Examined) -> list[Finding]:
+def merged_twice(examined: Examined) -> list[Finding]:
     """Find an adapter that is in the weights under it already, once or by another factor."""
-    if not found.adapter:
+    if not examined.adapter:
         return []
-    below = changes_below_adapter(found)
+    below = changes_below_adapter(examined)
     times = typical_times(below)
     if largest_gap(below, 0.0) <= SAME or not is_whole_multiple(below, times):
         return []
     seen = (
-        f"the weights under its adapter are those of {found.before.title} with {times:.3g} times "
+        f"the weights under its adapter are those of {examined.before.title} with {times:.3g} times "
         f"the adapter's change, so that it counts {times + 1:.3g} times"
     )
-    return found.fact("merged_twice", seen)
+    return examined.fact("merged_twice", seen)
 
 
-def merged_at_another_scale(found: Examined) -> list[Finding]:
+def merged_at_another_scale(examined: Examined) -> list[Finding]:
     """Find merged weights that hold the adapter beside them by another factor than alpha / r, or in some layers alone."""
-    if not found.merged_adapter:
+    if not examined.merged_adapter:
         return []
-    changes = read_changes(found.merged_adapter, found.before.came, found.after.came)
+    changes = read_changes(examined.merged_adapter, examined.before.came, examined.after.came)
     if not changes:
         return []
     merged = [change for change in changes if change.apart(1.0) <= SAME]
@@ -100,21 +104,21 @@ def merged_at_another_scale(found: Examined) -> list[Finding]:
         return []
     if absent and len(merged) + len(absent) == len(changes):
         seen = f"{len(absent)} of {len(changes)} layers are without the change of the adapter beside them"
-        return found.fact("merged_at_another_scale", seen)
+        return examined.fact("merged_at_another_scale", seen)
     times = typical_times(changes)
     if not is_whole_multiple(changes, times):
-        seen = f"its weights are not those of {found.before.title} with the adapter beside them"
-        return [found.finding("merged_at_another_scale", seen, is_fault=False)]
+        seen = f"its weights are not those of {examined.before.title} with the adapter beside them"
+        return [examined.finding("merged_at_another_scale", seen, is_fault=False)]
     seen = (
         f"its weights hold {times:.3g} times the change of the adapter beside them, alpha / r · BA"
     )
-    return found.fact("merged_at_another_scale", seen)
+    return examined.fact("merged_at_another_scale", seen)
 
 
-def changes_below_adapter(found: Examined) -> list[LayerChange]:
+def changes_below_adapter(examined: Examined) -> list[LayerChange]:
     """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
-    assert found.adapter
-    merged = read_changes(found.adapter, found.before.came, found.after.came)
+    assert examined.adapter
+    merged = read_changes(examined.adapter, examined.before.came, examined.after.came)
     return [
         LayerChange(each.module, each.by_adapter, each.of_weights - each.by_adapter)
         for each in merged
@@ -140,20 +144,20 @@ def is_whole_multiple(changes: list[LayerChange], times: float) -> bool:
     return abs(times) > SAME and largest_gap(changes, times) <= SAME * max(1.0, abs(times))
 
 
-def rows_untrained(found: Examined) -> list[Finding]:
+def rows_untrained(examined: Examined) -> list[Finding]:
     """Find new tokens of the template or the end of turn whose rows are still the mean of all rows."""
-    contract, place = found.after.contract, locate_output_embedding(found.after.came)
+    contract, place = examined.after.contract, locate_output_embedding(examined.after.came)
     if place is None:
         return []
     file, name = place
     rows = StoredWeights.of_file(file)[name]
     mean = rows.mean(0)
     usual = float((rows[:SAMPLED] - mean).norm(dim=1).median())
-    ids = {i for turns in found.conversations[:3] for i in contract.prompt(turns[:-1])}
+    ids = {i for turns in examined.conversations[:3] for i in contract.prompt(turns[:-1])}
     used = sorted(i for i in {*ids, contract.stop_ids[0]} & contract.added if i < len(rows))
     untrained = [i for i in used if float((rows[i] - mean).norm()) < NEAR_MEAN * usual]
     if not untrained:
         return []
     tokens = ", ".join(map(str, contract.tokenizer.convert_ids_to_tokens(untrained)))
     seen = f"the rows of {tokens} in its embedding are the mean of all rows, as rows are when they are added"
-    return found.fact("rows_untrained", seen)
+    return examined.fact("rows_untrained", seen)
