@@ -37,12 +37,14 @@ Array = NDArray[np.float64]
 class PairMargin:
     """What a training changed on a pair. `in_order`: 1 if the model favours the chosen answer more than the model before
     it, 0.5 if both favour it alike. `margin`: the gain of the chosen over the rejected answer, in nats a token. `moved`:
-    how far the log-probs of both moved, in nats a token. `tokens`: of prompt, chosen and rejected answer."""
+    how far the log-probs of both moved, in nats a token. `fell`: by how much the one fell that fell less, in nats a token.
+    `tokens`: of prompt, chosen and rejected answer."""
 
     prompt: str
     in_order: float
     margin: float
     moved: float
+    fell: float
     tokens: tuple[float, float, float]
 
 
@@ -50,7 +52,8 @@ class PairMargin:
 class PairGroup:
     """The pairs with a `value` in a `column`. `right`: the pairs in order; a tie counts half. `share`: of pairs in order,
     and `rest`: of all other pairs. `margin`: in nats a token. `p`: the probability of so few prompts in order by chance.
-    `is_reversed`: fewer than half are in order, more than half of the rest, beyond chance; `is_certain`: far beyond."""
+    `is_reversed`: fewer than half are in order, more than half of the rest, beyond chance; `is_certain`: far beyond.
+    `members`: the places of the pairs, which are not published."""
 
     column: str
     value: str
@@ -61,17 +64,15 @@ class PairGroup:
     rest: Interval
     margin: Interval
     p: float
+    members: list[int]
     is_reversed: bool = False
     is_certain: bool = False
 
-    @property
-    def title(self) -> str:
-        return f"{self.column} = {self.value}"
-
-    @property
-    def count(self) -> str:
-        """`1 of 42`"""
-        return f"{self.right:g} of {self.pairs:,}"
+    def as_record(self) -> dict[str, Any]:
+        """Return the group as it is published."""
+        record = asdict(self)
+        del record["members"]
+        return record
 
 
 def pair_margins(
@@ -89,6 +90,7 @@ def pair_margins(
             (1 + float(np.sign(margins[i]))) / 2,
             2 * float(margins[i] / of_both[i]),
             float(np.abs(gained[i]).sum() / of_both[i]),
+            float(-(gained[i] / tokens[i]).max()),
             (len(ids.prompt_ids), float(tokens[i, 0]), float(tokens[i, 1])),
         )
         rows.append(row)
@@ -108,11 +110,12 @@ def group_results(
     groups = list[PairGroup]()
     for column, values in divisions(by, inputs, [pair for pair, _ in pairs], rows).items():
         groups += groups_of_column(column, values, rows, confidence)
-    mark_reversed(groups)
+    mark_reversed(groups, rows)
     return {
         "moved": float(np.mean([row.moved for row in rows])),
+        "fell": float(np.mean([row.fell for row in rows])),
         "margin": asdict(mean_margin(rows, confidence)),
-        "groups": [asdict(group) for group in groups],
+        "groups": [group.as_record() for group in groups],
     }
 
 
@@ -207,7 +210,8 @@ def groups_of_column(
     groups = list[PairGroup]()
     counts = Counter(value for value in values if value is not None)
     for value in sorted(counts):
-        members = [row for row, each in zip(rows, values, strict=True) if each == value]
+        places = [i for i, each in enumerate(values) if each == value]
+        members = [rows[i] for i in places]
         others = [row for row, each in zip(rows, values, strict=True) if each != value]
         if len(members) < FEWEST_PAIRS or not others:
             continue
@@ -221,10 +225,16 @@ def groups_of_column(
             share_in_order(members, confidence),
             share_in_order(others, confidence),
             mean_margin(members, confidence),
-            binomial(math.ceil(sum(by_prompt)), len(by_prompt), CHANCE),
+            so_few_by_chance(by_prompt),
+            places,
         )
         groups.append(group)
     return groups
+
+
+def so_few_by_chance(by_prompt: Sequence[float]) -> float:
+    """Return the probability of so few prompts in order if each is by chance."""
+    return binomial(math.ceil(sum(by_prompt)), len(by_prompt), CHANCE)
 
 
 def in_order_by_prompt(rows: Sequence[PairMargin]) -> list[float]:
@@ -246,15 +256,21 @@ def mean_margin(rows: Sequence[PairMargin], confidence: float) -> Interval:
     return paired([0.0] * len(margins), margins, confidence)
 
 
-def mark_reversed(groups: Sequence[PairGroup]) -> None:
-    """Set `is_reversed` and `is_certain` by Holm's method over all groups."""
+def mark_reversed(groups: Sequence[PairGroup], rows: Sequence[PairMargin]) -> None:
+    """Set `is_reversed` and `is_certain` by Holm's method over all groups, the clearest first. A group that is reversed
+    only because it shares pairs with a clearer one, as long answers with those in one language, is not marked."""
     tested = sorted((group for group in groups if group.column != LONGER), key=p_of)
+    explained = set[int]()
     for place, group in enumerate(tested):
-        remaining = len(tested) - place
-        if group.p > BEYOND_CHANCE / remaining:
+        allowed = BEYOND_CHANCE / (len(tested) - place)
+        if group.p > allowed:
             return
-        group.is_reversed = group.share.mean < CHANCE and group.rest.low > CHANCE
-        group.is_certain = group.is_reversed and group.p <= CERTAIN / remaining
+        left = [rows[i] for i in group.members if i not in explained]
+        is_clear = bool(left) and so_few_by_chance(in_order_by_prompt(left)) <= allowed
+        if is_clear and group.share.mean < CHANCE and group.rest.low > CHANCE:
+            group.is_reversed = True
+            group.is_certain = group.p <= CERTAIN / (len(tested) - place)
+            explained.update(group.members)
 
 
 def p_of(group: PairGroup) -> float:

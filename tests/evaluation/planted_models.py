@@ -103,6 +103,7 @@ class Planted:
         model.resize_token_embeddings(len(tokenizer))
         self.tokenizer = tokenizer
         self.base = self.save("base", model)
+        (self.base / "chat_template.jinja").unlink()
         self.start = self.sft("start", self.base, steps=150)
 
     def save(self, name: str, model: Any) -> Path:
@@ -224,16 +225,21 @@ class Planted:
         pairs = [*zip(map(pair_of, HELD_OUT), ids, strict=True)]
         rows = pair_margins(pairs, *sums, np.array(lengths, float))
         groups = groups_of_column("language", [each.language for each in HELD_OUT], rows, 0.95)
-        mark_reversed(groups)
+        mark_reversed(groups, rows)
         share = asdict(share_in_order(rows, 0.95))
         moved = float(np.mean([row.moved for row in rows]))
+        fell = float(np.mean([row.fell for row in rows]))
         return {
             "note": "",
             "of": f"{len(rows)} held-out pairs",
             "prompts": len(rows),
             "ratio": {"policy": share},
             "sum": {"sft": share},
-            "by": {"moved": moved, "groups": [asdict(group) for group in groups]},
+            "by": {
+                "moved": moved,
+                "fell": fell,
+                "groups": [group.as_record() for group in groups],
+            },
         }
 
     def update_times(self, folder: Path, name: str, times: float) -> Path:

@@ -159,7 +159,7 @@ def test_too_few_answers_are_not_enough_to_say(found: Examined) -> None:
 
 def test_a_share_in_order_stands_with_its_nats_and_tiny_ones_moved_nothing(found: Examined) -> None:
     learnt = found.results["learnt"]
-    learnt["by"] = {"moved": 5e-6, "groups": []}
+    learnt["by"] = {"moved": 5e-6, "fell": 0.0, "groups": []}
     [finding] = behaviour.learnt(found)
     assert finding.name == "moved_nothing"
     assert "5e-06" in finding.seen
@@ -172,6 +172,14 @@ def test_a_share_in_order_stands_with_its_nats_and_tiny_ones_moved_nothing(found
     assert "0.02 nats" in finding.seen
     assert "0.1" in finding.seen  # KL
     assert len(finding.causes) > 1
+    unlikelier = Answers(around(-5), around(0.9))
+    found.readings = sound_readings(
+        after=unlikelier
+    )  # by reversed labels, which pull answers apart
+    assert names(behaviour.learnt(found)) == [("labels_reversed", True)]
+    learnt["by"]["fell"] = 2.0  # a damaged model: both answers fell
+    assert names(behaviour.learnt(found)) == [("labels_reversed", False)]
+    found.readings = sound_readings()
     learnt["ratio"]["policy"] = {"mean": 0.4, "low": 0.31, "high": 0.49}
     assert not behaviour.learnt(found)[0].certain
 
@@ -183,14 +191,15 @@ def margins(counts: dict[str, tuple[int, int]]) -> tuple[list[str | None], list[
         for number in range(pairs):
             in_order = float(number < right)
             prompt = f"{value} {number}"
-            rows.append(PairMargin(prompt, in_order, in_order - 0.5, 0.1, (4.0, 5.0, 6.0)))
+            rows.append(PairMargin(prompt, in_order, in_order - 0.5, 0.1, 0.0, (4.0, 5.0, 6.0)))
             values.append(value)
     return values, rows
 
 
 def groups(counts: dict[str, tuple[int, int]]) -> dict[str, PairGroup]:
-    of_column = groups_of_column("language", *margins(counts), 0.95)
-    mark_reversed(of_column)
+    values, rows = margins(counts)
+    of_column = groups_of_column("language", values, rows, 0.95)
+    mark_reversed(of_column, rows)
     return {group.value: group for group in of_column}
 
 
@@ -198,7 +207,7 @@ def test_a_group_with_reversed_labels_is_found_for_certain() -> None:
     by_language = groups({"de": (1, 42), "en": (47, 48)})
     assert by_language["de"].is_reversed
     assert by_language["de"].is_certain
-    assert by_language["de"].count == "1 of 42"
+    assert (by_language["de"].right, by_language["de"].pairs) == (1, 42)
     assert by_language["de"].share.high < 0.5 < by_language["de"].rest.low
     assert not by_language["en"].is_reversed
 
@@ -218,13 +227,19 @@ def test_other_groups_are_no_faults() -> None:
     assert reversed_by_chance <= 4
 
 
+def test_a_group_that_overlaps_with_a_clearer_one_is_not_blamed_too() -> None:
+    languages, rows = margins({"de": (0, 40), "en": (40, 40)})
+    lengths: list[str | None] = ["long" if i < 30 or i > 78 else "short" for i in range(80)]
+    both = groups_of_column("language", languages, rows, 0.95)
+    both += groups_of_column("length", lengths, rows, 0.95)
+    mark_reversed(both, rows)
+    assert [group.value for group in both if group.is_reversed] == ["de"]
+
+
 def test_a_lower_group_is_shown_and_a_reversed_one_is_a_fault(found: Examined) -> None:
     by_language = groups({"de": (1, 42), "en": (47, 48), "fr": (20, 40)})
-    listed = [
-        vars(group) | {name: vars(getattr(group, name)) for name in ("share", "rest", "margin")}
-        for group in by_language.values()
-    ]
-    found.results["learnt"]["by"] = {"moved": 0.1, "groups": listed}
+    listed = [group.as_record() for group in by_language.values()]
+    found.results["learnt"]["by"] = {"moved": 0.1, "fell": 0.0, "groups": listed}
     first, *others = behaviour.group_reversed(found)
     assert names([first]) == [("group_reversed", True)]
     assert "language = de: 1 of 42" in first.seen
@@ -393,7 +408,7 @@ def test_the_verdict_is_faults_none_or_not_enough(
 ) -> None:
     changed_model = changed(model, tmp_path / "trained", lambda name, old: old * 1.001)
     found.after = replace(found.after, came=changed_model)
-    found.results["learnt"]["by"] = {"moved": 0.1, "groups": []}
+    found.results["learnt"]["by"] = {"moved": 0.1, "fell": 0.0, "groups": []}
     fine = candidate("p", "Blue is a colour of the sky.", 7)
     for side in (found.before, found.after):
         side.answers = {str(i): fine for i in range(COUNT)}

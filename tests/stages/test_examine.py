@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.store.manifest import manifest_of
+from tests.evaluation.planted_models import HELD_OUT as HELD_OUT_REQUESTS
+from tests.evaluation.planted_models import Planted
 from tests.helpers import Chain, inside, refused
 from tests.stages.trained_elsewhere import (
     FAULTY,
@@ -103,6 +105,32 @@ def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> 
     assert "examine.before" in alone
     trained = ["examine.model=a/b", "examine.before=a/c", f"label.path={TOY}", "sft=default"]
     assert "recipe=examine" in refused("stage=examine", *trained)
+
+
+@pytest.mark.extended
+def test_labels_that_are_reversed_in_one_language_are_found_by_its_column(tmp_path: Path) -> None:
+    planted = Planted(tmp_path)
+    after = planted.dpo("after", reversed_in=["de"])
+    lines = list[str]()
+    for request in HELD_OUT_REQUESTS:
+        row = {"prompt": request.text, "chosen": request.answer, "rejected": request.other}
+        lines.append(json.dumps(row | {"language": request.language}))
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("\n".join(lines))
+    root = tmp_path / "examined"
+    ran = examine(root, after, planted.start, file)
+    assert ran.returncode == 1, ran.stderr
+    content = found(root)
+    assert content["verdict"] == "faults"
+    [finding] = [each for each in content["findings"] if each["is_fault"]]
+    assert (finding["name"], finding["certain"]) == ("group_reversed", True)
+    assert "language = de" in finding["seen"]
+    assert finding["interval"]["high"] < 0.5
+    assert len(finding["causes"]) > 1
+    assert f"examine.model={after}" in finding["apart"]
+    page = (root / "report.html").read_text()
+    assert finding["seen"] in page
+    assert "language = de: reversed" in page
 
 
 @pytest.mark.slow

@@ -61,8 +61,8 @@ def ends(examined: Examined) -> list[Finding]:
             interval = share_of(after)
             causes = OTHER_END
             return [examined.finding("end_not_learnt", seen, interval=interval, causes=causes)]
-    is_damaged = paired(read.before.nats, read.after.nats).high < -UNLIKELIER
-    if read.left and goes_on(read.left, examined.from_chat) and not is_damaged:
+    is_unlikelier = paired(read.before.nats, read.after.nats).high < -UNLIKELIER
+    if read.left and goes_on(read.left, examined.from_chat) and not is_unlikelier:
         own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
         long_ones = cut_clause(read)
         if long_ones:
@@ -156,7 +156,8 @@ def answers_unlikelier(examined: Examined) -> list[Finding]:
         return []
     ratio = ratio_of(examined)
     has_learnt = ratio is not None and ratio.low > CHANCE
-    is_fault = change.high < -DAMAGED or not has_learnt
+    is_reversed = ratio is not None and ratio.high < CHANCE and not both_fell(examined)
+    is_fault = change.high < -DAMAGED or not (has_learnt or is_reversed)
     surely = paired(read.before.nats, read.after.nats, SURE)
     seen = (
         f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {examined.before.title} "
@@ -187,8 +188,22 @@ def learnt(examined: Examined) -> list[Finding]:
         f"against {examined.before.title} it favours the better answer in {of} (chance 50%), and moved {distance(examined)}; "
         f"{examined.before.title} itself finds {start:.0%} of them likelier"
     )
-    certain = surely_below_half(share, figures["prompts"])
-    return [examined.finding("labels_reversed", seen, certain=certain, interval=share)]
+    is_fault = not both_fell(examined)
+    certain = is_fault and surely_below_half(share, figures["prompts"])
+    return [
+        examined.finding(
+            "labels_reversed", seen, is_fault=is_fault, certain=certain, interval=share
+        )
+    ]
+
+
+def both_fell(examined: Examined) -> bool:
+    """Return whether both answers of the pairs became clearly unlikelier, as where a model was damaged or learnt to write
+    others: it loses the start's order, whatever its labels. Reversed labels make one of both likelier."""
+    figures = examined.results["learnt"]
+    if not figures or "by" not in figures:
+        return False
+    return bool(figures["by"]["fell"] > UNLIKELIER)
 
 
 def surely_below_half(share: Interval, prompts: int) -> bool:
@@ -211,7 +226,7 @@ def group_reversed(examined: Examined) -> list[Finding]:
             continue
         seen = f"reversed where {group_clause(group)}"
         share = Interval(**group["share"])
-        certain = group["is_certain"]
+        certain = bool(group["is_certain"])
         findings.append(examined.finding("group_reversed", seen, certain=certain, interval=share))
     differing = [each for each in figures["by"]["groups"] if is_lower(each)]
     for group in sorted(differing, key=share_of_group)[:SHOWN_GROUPS]:
