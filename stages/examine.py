@@ -48,6 +48,7 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         results,
         readings_of(pairs, opened(cfg, before), opened(cfg, after)),
         training_files.merged_adapter(folders),
+        training_files.merged_weights(folders),
         training_files.largest_rate(folders),
         again_command(cfg),
     )

@@ -371,6 +371,29 @@ def test_weights_that_hold_an_adapter_by_another_factor_are_a_fact(
     [finding] = weights.merged_at_another_scale(found)
     assert finding.certain
     assert f"{shown} times" in finding.seen
+    rounded = changed(folder, tmp_path / "rounded", lambda name, old: old.bfloat16().float())
+    found.after = replace(found.after, came=rounded)
+    [finding] = weights.merged_at_another_scale(found)
+    assert f"hold {shown}" in finding.seen
+    whole = changed(tmp_path / "merged", tmp_path / "bf16", lambda name, old: old.bfloat16())
+    found.after = replace(found.after, came=whole)
+    assert weights.merged_at_another_scale(found) == []
+
+
+def test_merged_weights_in_the_folder_of_their_adapter_are_compared(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path)
+    folder = Path(shutil.copytree(tmp_path / "adapter", tmp_path / "both"))
+    folders = training_files.folders_of(str(folder), "examine.model")
+    assert training_files.merged_adapter(folders) is training_files.merged_weights(folders) is None
+    shutil.copyfile(model / "model.safetensors", folder / "model.safetensors")
+    assert (
+        training_files.merged_adapter(folders) == training_files.merged_weights(folders) == folder
+    )
+    found.merged_adapter = found.merged_weights = folder
+    [finding] = weights.merged_at_another_scale(found)
+    assert "0 times" in finding.seen
 
 
 def test_layers_without_the_adapter_and_a_second_merge_are_facts(

@@ -14,13 +14,19 @@ PREFIX = "base_model.model."
 DIRECTION = ".lora_magnitude_vector"  # of DoRA (arXiv:2402.09353)
 
 
+SAME = 0.05  # of the length of an adapter's change: by so much arithmetic moves merged weights
+ROUNDED = 1.5  # times the rounding of a matrix that was merged and saved in bf16
+
+
 @dataclass
 class LayerChange:
-    """The change of a layer by its adapter, and the change of its weights from the start's."""
+    """The change of a layer by its adapter, and the change of its weights from the start's. `rounding`: how far their
+    type rounds the weights, by the length of the adapter's change."""
 
     module: str
     by_adapter: torch.Tensor
     of_weights: torch.Tensor
+    rounding: float = 0.0
 
     @property
     def times(self) -> float:
@@ -28,11 +34,11 @@ class LayerChange:
         length = float(self.by_adapter.square().sum())
         return float((self.of_weights * self.by_adapter).sum()) / max(length, 1e-30)
 
-    def apart(self, times: float) -> float:
-        """Return how far the weights are from the start's with so many times the adapter's change, by the length of
-        that change."""
-        gap = self.of_weights - times * self.by_adapter
-        return float(gap.norm() / self.by_adapter.norm().clamp(min=1e-30))
+    def holds(self, times: float) -> bool:
+        """Return whether the weights are the start's with so many times the adapter's change."""
+        gap = (self.of_weights - times * self.by_adapter).norm()
+        allowed = SAME * max(1.0, abs(times)) + ROUNDED * self.rounding
+        return float(gap) <= allowed * float(self.by_adapter.norm())
 
 
 def layer_changes(
@@ -58,7 +64,17 @@ def layer_changes(
                 merged = old + product
                 length = merged.norm(dim=1, keepdim=True).clamp(min=1e-30)
                 change = factors[name].reshape(-1, 1) * merged / length - old
-        yield LayerChange(module, change, after[weight] - old)
+        new = after[weight]
+        yield LayerChange(module, change, new - old, rounding_of(old, new, change))
+
+
+def rounding_of(old: torch.Tensor, new: torch.Tensor, change: torch.Tensor) -> float:
+    """Return how far bf16 rounds a matrix, by the length of a change; 0 if the new one is not rounded so."""
+    if not torch.equal(new, new.bfloat16().float()):
+        return 0.0
+    merged = old + change
+    gap = (merged - merged.bfloat16().float()).norm()
+    return float(gap / change.norm().clamp(min=1e-30))
 
 
 def product_of(adapter: Adapter, factors: StoredWeights, module: str) -> torch.Tensor | None:

@@ -69,7 +69,8 @@ class Side:
 @dataclass
 class Examined:
     """What the faults are looked for in. `adapter`: the folder of the adapter that was merged into the start, if one
-    was. `merged_adapter`: that of an adapter beside weights that were merged elsewhere. `results`: those of the
+    was. `merged_adapter`: that of an adapter beside weights that were merged elsewhere, which lie in `merged_weights` if
+    they are not the examined ones. `results`: those of the
     evaluation. `readings`: likelihoods of the preferences' answers; None if no template could render them.
     `largest_rate`: the largest learning rate in a training log beside the model."""
 
@@ -80,6 +81,7 @@ class Examined:
     results: dict[str, Any]
     readings: Readings | None = None
     merged_adapter: Path | None = None
+    merged_weights: Path | None = None
     largest_rate: float | None = None
     again: str = ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.models.adapter_folder import ADAPTER_WEIGHTS
+from stages.models.loading import weight_files
 from stages.store.source_files import ADAPTER_CONFIG, locate
 
 TRAINING_LOG = "trainer_state.json"
@@ -22,11 +23,20 @@ def folders_of(place: str, key: str) -> list[Path]:
 
 
 def merged_adapter(folders: list[Path]) -> Path | None:
-    """Return the folder of an adapter in the folder of merged weights; None if there is none."""
-    for folder in folders[1:]:
+    """Return the folder of an adapter beside merged weights or in their folder; None if there is none."""
+    for folder in folders if merged_weights(folders) else folders[1:]:
         if (folder / ADAPTER_CONFIG).is_file() and (folder / ADAPTER_WEIGHTS).is_file():
             return folder
     return None
+
+
+def merged_weights(folders: list[Path]) -> Path | None:
+    """Return the folder of merged weights that lie beside the adapter itself, as one of an adapter is read as the adapter
+    alone; None if none do."""
+    if not folders or not (folders[0] / ADAPTER_CONFIG).is_file():
+        return None
+    others = {file.name for file in weight_files(folders[0])} - {ADAPTER_WEIGHTS}
+    return folders[0] if others else None
 
 
 def largest_rate(folders: list[Path]) -> float | None:

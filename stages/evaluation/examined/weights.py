@@ -1,5 +1,6 @@
 """Faults of weights: nothing was trained, it is another model's training, an adapter counts twice, rows are untrained."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,6 @@ COMPARED = 12  # matrices of a model whose directions are compared
 # The cosine of a matrix before and after, below which it is no continued training. Trainings at rates that wreck a
 # model still have 0.5; matrices of two models have 0.
 ALIKE = 0.2
-SAME = 0.05  # of an adapter's own length: by so much rounding moves what it stands on
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
@@ -54,8 +54,7 @@ def started_elsewhere(examined: Examined) -> list[Finding]:
     started from, or under an adapter the model below it: if that is not `before`, its reference was not either."""
     if examined.adapter:
         below = changes_below_adapter(examined)
-        times = typical_times(below)
-        if largest_gap(below, 0.0) <= SAME or is_whole_multiple(below, times):
+        if all_hold(below, 0.0) or all_hold(below, typical_times(below)):
             return []
         seen = f"its adapter stands on other weights than those of {examined.before.title}"
         return examined.fact("started_elsewhere", seen)
@@ -82,7 +81,7 @@ def merged_twice(examined: Examined) -> list[Finding]:
         return []
     below = changes_below_adapter(examined)
     times = typical_times(below)
-    if largest_gap(below, 0.0) <= SAME or not is_whole_multiple(below, times):
+    if all_hold(below, 0.0) or not all_hold(below, times):
         return []
     seen = (
         f"the weights under its adapter are those of {examined.before.title} with {times:.3g} times "
@@ -95,18 +94,17 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
     """Find merged weights that hold the adapter beside them by another factor than alpha / r, or in some layers alone."""
     if not examined.merged_adapter:
         return []
-    changes = read_changes(examined.merged_adapter, examined.before.came, examined.after.came)
-    if not changes:
+    weights = examined.merged_weights or examined.after.came
+    changes = read_changes(examined.merged_adapter, examined.before.came, weights)
+    if all_hold(changes, 1.0):
         return []
-    merged = [change for change in changes if change.apart(1.0) <= SAME]
-    absent = [change for change in changes if change.apart(0.0) <= SAME]
-    if len(merged) == len(changes):
-        return []
-    if absent and len(merged) + len(absent) == len(changes):
+    merged = [change for change in changes if change.holds(1.0)]
+    absent = [change for change in changes if change.holds(0.0)]
+    if merged and absent and len(merged) + len(absent) == len(changes):
         seen = f"{len(absent)} of {len(changes)} layers are without the change of the adapter beside them"
         return examined.fact("merged_at_another_scale", seen)
     times = typical_times(changes)
-    if not is_whole_multiple(changes, times):
+    if not all_hold(changes, times):
         seen = f"its weights are not those of {examined.before.title} with the adapter beside them"
         return [examined.finding("merged_at_another_scale", seen, is_fault=False)]
     seen = (
@@ -119,10 +117,7 @@ def changes_below_adapter(examined: Examined) -> list[LayerChange]:
     """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
     assert examined.adapter
     merged = read_changes(examined.adapter, examined.before.came, examined.after.came)
-    return [
-        LayerChange(each.module, each.by_adapter, each.of_weights - each.by_adapter)
-        for each in merged
-    ]
+    return [replace(each, of_weights=each.of_weights - each.by_adapter) for each in merged]
 
 
 @cache
@@ -131,17 +126,13 @@ def read_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
     return [*layer_changes(adapter, *weights)]
 
 
-def largest_gap(changes: list[LayerChange], times: float) -> float:
-    return max((change.apart(times) for change in changes), default=0.0)
+def all_hold(changes: list[LayerChange], times: float) -> bool:
+    """Return whether all layers hold their adapter's change so many times."""
+    return all(change.holds(times) for change in changes)
 
 
 def typical_times(changes: list[LayerChange]) -> float:
     return median([change.times for change in changes] or [0.0])
-
-
-def is_whole_multiple(changes: list[LayerChange], times: float) -> bool:
-    """Return whether all layers hold their adapter's change by one factor, which is not 0."""
-    return abs(times) > SAME and largest_gap(changes, times) <= SAME * max(1.0, abs(times))
 
 
 def rows_untrained(examined: Examined) -> list[Finding]:
