@@ -23,7 +23,7 @@ BUDGETS = {
     FIXTURES: 80.0,  # two chains, each built by a command
     HOUSE: 50.0,  # files directly in tests/
     "stages": 300.0,
-    "cli": 300.0,  # compositions, a third slower since nothing of Hydra or yaml is patched
+    "cli": 300.0,  # compositions
     "pipeline": 200.0,
     "commands": 180.0,
     "goldens": 135.0,

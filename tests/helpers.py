@@ -30,12 +30,18 @@ import hydra
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_dir
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import compose, main, recipes, unread
@@ -75,10 +81,11 @@ def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
 
 
 def composed_by_hydra(*line: str) -> DictConfig:
-    """Compose with Hydra, which takes a third of a second."""
+    """Compose with Hydra."""
     GlobalHydra.instance().clear()
     recipes.register(list(line))
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    initialized = initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
+    with initialized, few_compositions():
         return hydra.compose("config", overrides=list(line))
 
 
@@ -246,44 +253,89 @@ def sets_hydra(group: dict[str, Any]) -> bool:
 
 @contextmanager
 def few_compositions() -> Iterator[None]:
-    """Spare Hydra's repeated compositions of the same line, of half a second each.
-
-    Hydra composes a command once more to look for `hydra.mode`, and a job of a sweep three times.
-    """
-    mode_of, load_job, jobs = (
-        Hydra.get_mode,
-        ConfigLoaderImpl.load_sweep_config,
-        dict[tuple[str, ...], bytes](),
-    )
-
-    def quick_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        may_be_set = any("hydra" in each for each in overrides) or sets_hydra(
-            ConfigStore.instance().repo["recipe"]
-        )
-        return mode_of(hydra, config_name, overrides) if may_be_set else None
-
-    def load_once(
-        loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]
-    ) -> DictConfig:
-        if (key := tuple(sweep_overrides)) in jobs:
-            return pickle.loads(jobs[key])
-        cfg = load_job(loader, master_config, sweep_overrides)
-        jobs[key] = pickle.dumps(cfg)
-        return cfg
-
-    patched = mock.patch.multiple(ConfigLoaderImpl, load_sweep_config=load_once)
-    with mock.patch.multiple(Hydra, get_mode=quick_mode), patched:
+    """Spare Hydra what it has composed before in this process. It looks for `hydra.mode` in one composition, and
+    composes a job of a sweep three times. It copies its store for each, and then the parts that it takes out of it."""
+    with (
+        mock.patch.object(Hydra, "get_mode", quick_mode),
+        mock.patch.object(ConfigStore, "__deepcopy__", uncopied, create=True),
+        mock.patch.object(ConfigRepository, "load_config", read_once),
+        mock.patch.object(config_loader_impl, "create_defaults_list", defaults_once),
+        mock.patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", composed_once),
+    ):
         yield
+
+
+mode_of = Hydra.get_mode
+read_config = ConfigRepository.load_config
+compose_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
+configs_by_path = dict[tuple[str, ...], bytes]()
+defaults_by_choices = dict[tuple[Any, ...], DefaultsList]()
+compositions_by_defaults = dict[tuple[Any, ...], bytes]()
+
+
+def quick_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    may_be_set = any("hydra" in each for each in overrides) or sets_hydra(
+        ConfigStore.instance().repo["recipe"]
+    )
+    return mode_of(hydra, config_name, overrides) if may_be_set else None
+
+
+def uncopied(store: ConfigStore, _: dict[int, Any]) -> ConfigStore:
+    return store
+
+
+def read_once(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """Return the content of a file or a class. Recipes are registered anew for each command."""
+    if config_path.startswith("recipe/"):
+        return read_config(repo, config_path)
+    key = (*folders_of(repo), config_path)
+    if key not in configs_by_path:
+        configs_by_path[key] = pickle.dumps(read_config(repo, config_path))
+    return pickle.loads(configs_by_path[key])
+
+
+def defaults_once(
+    repo: IConfigRepository, config_name: str, overrides_list: list[Override], **options: bool
+) -> DefaultsList:
+    """Return Hydra's list of what to compose. It depends on the chosen options of groups; other keys are set later."""
+    overrides = Overrides(repo, overrides_list)
+    choices = [each for each in overrides_list if each not in overrides.config_overrides]
+    lines = [each.input_line for each in choices]
+    key = (*sources_of(repo), config_name, *lines, *options.values())
+    if key not in defaults_by_choices:
+        defaults = create_defaults_list(repo, config_name, overrides_list, **options)
+        defaults_by_choices[key] = defaults
+    kept = defaults_by_choices[key]
+    overrides.known_choices = kept.overrides.known_choices
+    return replace(kept, config_overrides=overrides.config_overrides, overrides=overrides)
+
+
+def composed_once(
+    loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+) -> DictConfig:
+    """Return what Hydra composes of a list of defaults, before it sets other keys."""
+    key = (*sources_of(repo), *map(repr, defaults))
+    if key not in compositions_by_defaults:
+        compositions_by_defaults[key] = pickle.dumps(compose_defaults(loader, defaults, repo))
+    return pickle.loads(compositions_by_defaults[key])
+
+
+def sources_of(repo: IConfigRepository) -> tuple[Any, ...]:
+    """Return what a composition is made of: folders, and the recipes that are registered."""
+    recipes = pickle.dumps(ConfigStore.instance().repo["recipe"])
+    return (*folders_of(repo), recipes)
+
+
+def folders_of(repo: IConfigRepository) -> list[str]:
+    return [source.full_path() for source in repo.get_sources()]
 
 
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in this process, where all imports are loaded. Return its exit status and output."""
     out, err, status = io.StringIO(), io.StringIO(), 0
-    singletons, handlers, level = (
-        Singleton.get_state(),
-        logging.root.handlers[:],
-        logging.root.level,
-    )
+    handlers, level = logging.root.handlers[:], logging.root.level
+    with few_compositions():
+        singletons = Singleton.get_state()
     patched_input = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
     with (
         few_compositions(),

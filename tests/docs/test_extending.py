@@ -78,6 +78,7 @@ def test_a_reward_function_of_ones_own(chain: Chain, scratch: Path) -> None:
         scratch,
         chain.root,
         *(w.replace("stage=grpo", "stage=label") for w in line if "align" not in w),
+        by=inside,
     )
     node = latest(chain.root, "label")
     prompts = {e.id: e for e in load(node / "prompts.parquet", Example)}
