@@ -17,6 +17,7 @@ from stages.evaluation.examined.answer_readings import Model, Reader, readings_o
 from stages.evaluation.examined.behaviour import figures_of
 from stages.evaluation.examined.faults import examine
 from stages.evaluation.examined.sides import Examined, Side
+from stages.evaluation.examined.weights import update_figures
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
@@ -68,6 +69,7 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "facts": {
             **{name: [fact, facts[name]] for name, fact in before.facts().items()},
             **figures_of(found),
+            **update_figures(found),
         },
         "titles": [before.title, after.title],
         "rows": [vars(row) for row in rows],

@@ -127,7 +127,11 @@ def test_another_token_that_ends_answers_is_named(found: Examined) -> None:
 def comparison(own: float, other: float, own_before: float, other_before: float) -> Comparison:
     figures = (own, other, own_before, other_before)
     draw = random.Random(1)
-    return Comparison("a form", *([x + draw.gauss(0, 0.02) for _ in range(32)] for x in figures))
+    return Comparison(
+        "a form",
+        {"a form": other},
+        *([x + draw.gauss(0, 0.02) for _ in range(32)] for x in figures),
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,6 +350,9 @@ def test_an_adapter_on_its_start_is_sound_whatever_its_patterns(
     found.after = replace(found.after, came=tmp_path / "merged")
     found.adapter = tmp_path / "adapter"
     assert weights.started_elsewhere(found) == weights.merged_twice(found) == []
+    [[_, update]] = weights.update_figures(found).values()
+    least = 2 if variant == "rank_pattern" else 4
+    assert variant == "dora" or f"of rank {least} to 4" in update  # DoRA scales every row
     found.adapter, found.merged_adapter = None, tmp_path / "adapter"
     assert weights.merged_at_another_scale(found) == []
     folders = training_files.folders_of(str(tmp_path), "examine.model")

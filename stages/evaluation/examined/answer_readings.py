@@ -47,9 +47,11 @@ class Answers:
 
 @dataclass
 class Comparison:
-    """The likelihood of answers in another form than the model's own, in nats a token. `title`: the form."""
+    """The likelihood of answers in another form than the model's own, in nats a token. `title`: the form. `tried`: the
+    model's mean on a few answers in each form that was tried."""
 
     title: str
+    tried: dict[str, float]
     own_after: list[float]
     other_after: list[float]
     own_before: list[float]
@@ -234,9 +236,11 @@ def room_to_end(rows: Sequence[Row], context: int) -> int:
 
 @dataclass
 class Likeliest:
-    """The form in which a model finds answers likeliest, and the `places` of other answers on which it is compared."""
+    """The form in which a model finds answers likeliest, its mean in each form that was tried, and the `places` of other
+    answers on which the form is compared."""
 
     title: str
+    tried: dict[str, float]
     places: list[int]
     own: list[float]
     other: list[float]
@@ -268,7 +272,7 @@ def likeliest(
             other_rows.append(other)
     if len(places) < SCREENED:
         return None
-    return Likeliest(title, places, nats_of(reader, own_rows), nats_of(reader, other_rows))
+    return Likeliest(title, means, places, nats_of(reader, own_rows), nats_of(reader, other_rows))
 
 
 def compare(
@@ -283,9 +287,11 @@ def compare(
     others = [rows[i]().get(form.title) for i in form.places]
     other_rows = [row for row in others if row]
     if len(other_rows) < len(others):
-        return Comparison(form.title, form.own, form.other, [], [])
+        return Comparison(form.title, form.tried, form.own, form.other, [], [])
     own_nats = nats_of(reader, [cut(own[i]) for i in form.places])
-    return Comparison(form.title, form.own, form.other, own_nats, nats_of(reader, other_rows))
+    return Comparison(
+        form.title, form.tried, form.own, form.other, own_nats, nats_of(reader, other_rows)
+    )
 
 
 def cut(row: Row) -> Row:

@@ -10,7 +10,14 @@ import numpy as np
 
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.diagnosis.effects import FAR_KL
-from stages.evaluation.examined.answer_readings import FELL, SELDOM, Comparison, LeftToEnd, Readings
+from stages.evaluation.examined.answer_readings import (
+    FELL,
+    SCREENED,
+    SELDOM,
+    Comparison,
+    LeftToEnd,
+    Readings,
+)
 from stages.evaluation.examined.finding import SURE, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.intervals import Interval, Means, paired
@@ -306,6 +313,8 @@ def figures_of(examined: Examined) -> dict[str, list[str]]:
         if form:
             before = nats(fmean(form.other_before)) if form.other_before else ""
             figures[f"a token of them, {form.title}"] = [before, nats(fmean(form.other_after))]
+            tried = [f"{title} {mean:.2f}" for title, mean in form.tried.items()]
+            figures[f"{SCREENED} answers, {len(tried)} other ways"] = ["", ", ".join(tried)]
     return figures
 
 

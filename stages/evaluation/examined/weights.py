@@ -17,6 +17,8 @@ COMPARED = 12  # matrices of a model whose directions are compared
 # The cosine of a matrix before and after, below which it is no continued training. Trainings at rates that wreck a
 # model still have 0.5; matrices of two models have 0.
 ALIKE = 0.2
+MOST_RANK = 64  # of a change; a larger one is not told apart
+NEGLIGIBLE = 1e-3  # of the largest singular value: rounding
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
@@ -61,18 +63,48 @@ def started_elsewhere(examined: Examined) -> list[Finding]:
     before, after = (
         StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
     )
-    names = [name for name in sorted(before.names) if "layers" in name and name in after]
-    matrices = [name for name in names if before[name].ndim == 2]
     cosines = list[float]()
-    for name in matrices[:: max(1, len(matrices) // COMPARED)]:
-        old, new = before[name], after[name]
-        if old.shape == new.shape:
-            cosines.append(float(torch.cosine_similarity(old.flatten(), new.flatten(), 0)))
+    for name in matrices_of_both(before, after):
+        old, new = before[name].flatten(), after[name].flatten()
+        cosines.append(float(torch.cosine_similarity(old, new, 0)))
     typical = median(cosines or [0.0])
     if typical >= ALIKE:
         return []
     seen = f"its matrices point elsewhere than those of {examined.before.title}: a cosine of {typical:.2f}"
     return examined.fact("started_elsewhere", seen)
+
+
+def update_figures(examined: Examined) -> dict[str, list[str]]:
+    """Return size and rank of the change of some matrices, as a figure of both models: an adapter's rank is low."""
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
+    sizes, ranks = list[float](), list[int]()
+    for name in matrices_of_both(before, after):
+        old = before[name]
+        change = after[name] - old
+        sizes.append(float(change.norm() / old.norm().clamp(min=1e-30)))
+        ranks.append(rank_of(change))
+    if not sizes:
+        return {}
+    more = " or more" if max(ranks) == MOST_RANK else ""
+    change_in_words = f"{min(sizes):.1e} to {max(sizes):.1e} of their length, of rank {min(ranks)} to {max(ranks)}{more}"
+    return {f"change of {len(sizes)} matrices": ["", change_in_words]}
+
+
+def rank_of(matrix: torch.Tensor) -> int:
+    """Return the rank of a matrix, at most MOST_RANK: that of its product with random columns."""
+    columns = torch.randn(matrix.shape[1], MOST_RANK, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(matrix @ columns)
+    return int((values > NEGLIGIBLE * values.max()).sum()) if values.max() > 0 else 0
+
+
+def matrices_of_both(before: StoredWeights, after: StoredWeights) -> list[str]:
+    """Return the names of some matrices in the layers of both models, of equal shape."""
+    names = [name for name in sorted(before.names) if "layers" in name and name in after]
+    matrices = [name for name in names if before[name].ndim == 2]
+    chosen = matrices[:: max(1, len(matrices) // COMPARED)]
+    return [name for name in chosen if before[name].shape == after[name].shape]
 
 
 def merged_twice(examined: Examined) -> list[Finding]:
