@@ -18,7 +18,10 @@ from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
+    certain_faults,
     copy_answers_page,
+    examination_of,
+    examined_verdict,
     found_differences,
     found_faults,
     page_address,
@@ -222,17 +225,22 @@ def build_and_measure(
         write_labels_page(store, nodes, target_nodes),
     )
     built = built_nodes(page)
-    next_line = next_command(cfg, overrides, interpolated) or step_after_report(built)
-    faults = found_faults(built)
-    trackers = [line for line in openings.values() if line]
-    json_output.deliver(
-        RunResult(built, *pages, next_line, faults, trackers, found_differences(built))
+    result = RunResult(
+        built,
+        *pages,
+        next_command=next_command(cfg, overrides, interpolated) or step_after_report(built),
+        faults=found_faults(built),
+        verdict=examined_verdict(built),
+        findings=examination_of(built).get("findings"),
+        trackers=[line for line in openings.values() if line],
+        differences=found_differences(built),
     )
+    json_output.deliver(result)
     if not_sent and not sweep.is_job():
         raise not_sent
     if not_sent:  # the job has a metric
         log.warning("warning: %s", not_sent)
-    if faults and cfg.examine.strict:
+    if certain_faults(built) and cfg.examine.strict:
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 

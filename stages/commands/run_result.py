@@ -47,7 +47,10 @@ class RunResult(Result):
     answers_page: Path | None
     labels_page: Path | None
     next_command: str | None
-    faults: list[str] | None  # of a model that was trained elsewhere, if one is examined
+    # of a model that was trained elsewhere, if one is examined: what is wrong with it, what is concluded, what was seen
+    faults: list[str] | None
+    verdict: str | None
+    findings: list[dict[str, Any]] | None
     trackers: list[str]
     # between the examined model's folder and its start's, key by key
     differences: list[dict[str, Any]] | None
@@ -95,6 +98,33 @@ def found_faults(built: list[BuiltNode]) -> list[str] | None:
     if not examining:
         return None
     return [fault for node in examining for fault in node.metrics["faults"]]
+
+
+def certain_faults(built: list[BuiltNode]) -> list[str]:
+    """Return the faults that are facts, or figures far beyond chance. All keys that break answers are facts."""
+    certain = list[str]()
+    for node in built:
+        if node.stage == Target.diff:
+            certain += node.metrics["faults"]
+        if node.stage == Target.examine:
+            certain += node.metrics["certain"]
+    return certain
+
+
+def examination_of(built: list[BuiltNode]) -> dict[str, Any]:
+    """Return the metrics of the examination of a model; {} if the run made none."""
+    for node in built:
+        if node.stage == Target.examine:
+            return node.metrics
+    return {}
+
+
+def examined_verdict(built: list[BuiltNode]) -> str | None:
+    """Return the verdict on the model that a run examined: a key that breaks its answers is a fault, too. None if it
+    examined none, or found no fault in the files and ran no model."""
+    if found_faults(built):
+        return "faults"
+    return examination_of(built).get("verdict")
 
 
 def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:

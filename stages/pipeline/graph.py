@@ -45,6 +45,8 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "outside": "outside",
 }
+# both models' answers to the prompts of the preferences, which an examination reads
+OWN_ANSWERS = ("answer_held_out_sft", "answer_held_out_policy")
 # keys of sampling that demonstrations have of their own, and that they have not
 OWN_OF_DEMONSTRATIONS = ("candidates_per_prompt", "temperatures", "max_new_tokens")
 ABSENT_OF_DEMONSTRATIONS = ("prompts", "prompts_per_round", "pool")
@@ -377,7 +379,9 @@ class Chain(Wiring):
     def examine(self) -> None:
         """Look for faults in a policy that was trained elsewhere."""
         block = replace(self.cfg.examine, strict=False)
-        inputs = {name: self.nodes[name] for name in ("found", "sft", "given", "pairs", "eval")}
+        names = ["found", "sft", "given", "pairs", "eval"]
+        names += [name for name in OWN_ANSWERS if name in self.nodes]
+        inputs = {name: self.nodes[name] for name in names}
         self.add("examine", "examine", block, base=self.base, **inputs)
 
 

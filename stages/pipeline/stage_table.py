@@ -44,6 +44,6 @@ STAGES = {
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
     "eval": Stage(34, next="report"),
     "diff": Stage(1, absent="Set recipe=examine."),
-    "examine": Stage(1, absent="Set recipe=examine."),
+    "examine": Stage(2, absent="Set recipe=examine."),
     "report": Stage(32),
 }
