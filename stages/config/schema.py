@@ -317,8 +317,9 @@ class Config:
         return without_preferences or is_left_out or len(self.examine.models) > 1
 
     def with_folders_alone(self, reason: str) -> "Config":
-        """Return the configuration of an examination that runs no model, because of a reason."""
-        return replace(self, examine=replace(self.examine, left_out=reason))
+        """Return the configuration of an examination that runs no model, because of a reason. That ends the command with
+        an error, whatever the folders hold."""
+        return replace(self, examine=replace(self.examine, left_out=reason, strict=False))
 
     @property
     def learns_from_pairs(self) -> bool:

@@ -54,7 +54,7 @@ def test_folders_are_compared_without_preferences(
 ) -> None:
     root = tmp_path / "examined"
     code, reply = examine(root, f"model.path={before}", f"examine.model={repeating}")
-    assert (code, reply["result"]["faults"]) == (0, [])
+    assert (code, reply["result"]["faults"], reply["result"]["verdict"]) == (0, [], None)
     assert keys_by_level(reply, "changes") == ["generation.repetition_penalty"]
     page = (root / "report.html").read_text()
     assert all(text in page for text in ("repetition_", "3.0", "label.path=FILE"))
@@ -70,6 +70,7 @@ def test_several_models_share_one_table(
         tmp_path / "examined", f"examine.before={before}", models, "examine.strict=true"
     )
     assert (code, reply["result"]["faults"]) == (1, ["weights: NaN or infinite"])
+    assert reply["result"]["verdict"] == "faults"
     rows = {row["key"]: row["values"] for row in reply["result"]["differences"]}
     assert rows["generation.repetition_penalty"] == ["not set", "3.0", "not set"]
     assert rows["weights: NaN or infinite"][:2] == ["none", "none"]
@@ -94,7 +95,7 @@ def test_a_model_that_cannot_be_run_has_a_page(
 ) -> None:
     root = tmp_path / "examined"
     models = f"examine.before={before}", f"examine.model={without_numbers}", f"label.path={TOY}"
-    code, reply = examine(root, *models)
+    code, reply = examine(root, *models, "examine.strict=true")
     assert (code, keys_by_level(reply, "breaks")) == (1, ["weights: NaN or infinite"])
     assert "model.norm.weight" in reply["error"]
     page = (root / "report.html").read_text()
