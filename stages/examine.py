@@ -1,67 +1,93 @@
 """Stage `examine`: what is wrong with a model that was trained elsewhere? Beside the model that it started from.
 
-It compares the files of both (template, stops, weights, adapter), shows preferences token by token as either reads
-them, and looks at the evaluation's results. Nothing is trained."""
+It compares the files of both (template, stops, weights, adapter), reads the preferences' answers with both, shows
+preferences token by token as either reads them, and looks at the evaluation's results. Nothing is trained."""
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.errors import UserError
+from stages.config.installation import program
+from stages.config.override_text import overrides
 from stages.config.schema import Examine
-from stages.evaluation.examined.faults import find_faults
+from stages.evaluation.examined import training_files
+from stages.evaluation.examined.answer_readings import Model, Reader, readings_of
+from stages.evaluation.examined.behaviour import figures_of
+from stages.evaluation.examined.faults import examine
 from stages.evaluation.examined.sides import Examined, Side
-from stages.evaluation.learnt import token_log_probs
+from stages.evaluation.examined.weights import update_figures
 from stages.evaluation.results import read_results
-from stages.models import scoring
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
-from stages.store.records import Pair, load
+from stages.store.records import Candidate, Pair, load
 from stages.store.workspace import StageDir
 
-MOST_ENDS = 200  # pairs whose end of turn is scored
+KEY = "examine.model"
 
 
 def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `examination.json`: faults, facts of both models side by side, and rows token by token."""
+    """Publish `examination.json`: findings, facts of both models side by side, and rows token by token."""
     results = read_results(inputs["eval"])
     titles = results.models
     before = read_side(titles["sft"], inputs["base"], inputs["sft"])
+    before.place = str(cfg.before)
+    before.answers = own_answers(inputs, "sft")
     after = read_side(titles["policy"], inputs["found"], inputs["given"])
+    after.place = str(cfg.model)
+    after.answers = own_answers(inputs, "policy")
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     adapter = inputs["found"] / "adapter"
+    folders = training_files.folders_of(after.place, KEY)
     found = Examined(
         before,
         after,
         pairs,
         adapter if adapter.exists() else None,
         results,
-        end_of_turn_log_probs(cfg, after, pairs[:MOST_ENDS]),
+        readings_of(pairs, opened(cfg, before), opened(cfg, after)),
+        training_files.merged_adapter(folders),
+        training_files.merged_weights(folders),
+        training_files.largest_rate(folders),
+        again_command(cfg),
     )
-    faults = find_faults(found)
+    examination = examine(found)
     rows = list[TokenRow]()
     for number, pair in enumerate(pairs[: cfg.rows], 1):
         for side in (before, after):
             row_title = f"preference {number}, {side.title}"
             rows.append(token_row(row_title, side.contract, [*pair.prompt, *pair.chosen]))
-    sentence = f"No fault was found in {after.title} beside {before.title}"
-    if faults:
-        sentence = f"{len(faults)} of the checks found a fault in {after.title}: {next(iter(faults.values()))}"
+    sentence = examination.sentence(after.title, before.title)
     facts = after.facts()
+    record = examination.as_record()
     content = {
         "sentence": sentence,
-        "faults": faults,
-        "facts": {name: [fact, facts[name]] for name, fact in before.facts().items()},
+        **record,
+        "faults": {finding.name: finding.seen for finding in examination.faults},
+        "facts": {
+            **{name: [fact, facts[name]] for name, fact in before.facts().items()},
+            **figures_of(found),
+            **update_figures(found),
+        },
         "titles": [before.title, after.title],
         "rows": [vars(row) for row in rows],
     }
     safe_files.write(out / "examination.json", json.dumps(content, indent=1, ensure_ascii=False))
     for row in rows:
         out.inform(row_in_words(row))
-    for clause in faults.values():
-        out.warn(clause)
-    return {"faults": [*faults], "summary": sentence}
+    for finding in examination.findings:
+        tell = out.warn if finding.is_fault else out.inform
+        tell(finding.clause)
+    return {
+        "verdict": record["verdict"],
+        "faults": [finding.name for finding in examination.faults],
+        "certain": [finding.name for finding in examination.faults if finding.certain],
+        "findings": record["findings"],
+        "checks": record["checks"],
+        "summary": sentence,
+    }
 
 
 def read_side(title: str, came: Path, published: Path) -> Side:
@@ -70,16 +96,23 @@ def read_side(title: str, came: Path, published: Path) -> Side:
     return Side(title, came / "model", published / "model", stored, manifest["warnings"])
 
 
-def end_of_turn_log_probs(cfg: Examine, side: Side, pairs: list[Pair]) -> list[float]:
-    """Return the log-prob of the end of turn after each chosen answer, as the model's own template writes it; [] if the
-    template refuses a row."""
-    try:
-        rows = [scoring.tokenize_pair(pair, side.contract) for pair in pairs]
-    except UserError:  # its template refuses a row
-        return []
-    end_log_probs = [0.0] * len(rows)
-    title = f"ends of turn {side.title}"
-    scored = token_log_probs(cfg.runtime.device, cfg.precision, title, side.published, rows)
-    for number, chosen_log_probs, _ in scored:
-        end_log_probs[number] = chosen_log_probs[-1]
-    return end_log_probs
+def opened(cfg: Examine, side: Side) -> Model:
+    return Model(
+        side.published,
+        side.contract,
+        partial(Reader, cfg.runtime.device, cfg.precision, side.title),
+    )
+
+
+def own_answers(inputs: Mapping[str, Path], role: str) -> dict[str, Candidate]:
+    """Return a model's own answers to the prompts of the preferences, by prompt; {} if it answered none."""
+    folder = inputs.get(f"answer_held_out_{role}")
+    if folder is None:
+        return {}
+    return {answer.prompt_id: answer for answer in load(folder / "answers.parquet", Candidate)}
+
+
+def again_command(cfg: Examine) -> str:
+    """Return the beginning of the command that examines the same two models."""
+    models = overrides({KEY: cfg.model, "examine.before": cfg.before})
+    return f"{' '.join(program())} stage=examine {models}"

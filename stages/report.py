@@ -3,12 +3,15 @@
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import POLICY_STAGES, Report
+from stages.config.installation import program
+from stages.config.override_text import overrides
+from stages.config.schema import POLICY_STAGES, Report, Target
 from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
@@ -58,6 +61,8 @@ WARNED_IN = {
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and `answers.html`, if there are labels `labels.html`, and with several seeds `seeds.json`."""
+    if "eval" not in inputs:
+        return write_folders_page(cfg, inputs["diff"], out)
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     results = name_control(read_results(inputs["eval"]))
@@ -97,6 +102,50 @@ def next_command(page: dict[str, Any]) -> str | None:
             return str(command)
     is_trained = page["runs"][0].seed is not None
     return f"{run_command(page['origin'])} stage=chat" if is_trained else None
+
+
+def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]:
+    """Publish `report.html` of an examination that has run no model, and say what preferences would show."""
+    folders = load_differences(diff)
+    checks = glossary.TEXTS["checks_of_answers"]
+    command = command_with_preferences(manifest_of(diff))
+    html = (
+        environment()
+        .get_template("folders.html.jinja")
+        .render(
+            folders=folders,
+            sentence=folders["sentence"],
+            left_out=cfg.left_out,
+            command=command,
+            level_headings=glossary.TEXTS["levels"],
+            checks=checks,
+        )
+    )
+    (out / "report.html").write_text(html, encoding="utf-8")
+    if not cfg.left_out:
+        out.inform(f"With pairs that were held out, {command} also tells {'; '.join(checks)}.")
+    return {"bytes": len(html.encode()), "summary": folders["sentence"]}
+
+
+def command_with_preferences(diff: Manifest) -> str:
+    """Return the command that examines the first model of a comparison of folders with preferences."""
+    config = diff["config"]
+    model = config["models"][0]
+    settings = {
+        "stage": Target.examine,
+        "examine.before": config["before"]["path"],
+        "examine.model": model.get("adapter") or model["path"],
+        "label.path": "FILE",
+    }
+    return f"{shlex.join(program())} {overrides(settings)}"
+
+
+def load_differences(diff: Path) -> dict[str, Any]:
+    """Return the table of the node that compares the folders of an examination."""
+    differences: dict[str, Any] = load_json(
+        diff / "differences.json", require_keys("sentence", "titles", "rows")
+    )
+    return differences
 
 
 def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
@@ -150,6 +199,7 @@ def read_template_values(
     ship = gate_claim(cfg, [inputs[each.role] for each in runs], results.before, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
     sentence = first_screen.sentence(results, nodes, taught)
+    folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
     headline = Headline(
         results,
         len(trained_seeds),
@@ -169,6 +219,8 @@ def read_template_values(
         "lineage": lineage,
         "seconds": seconds,
         "examined": examined,
+        "folders": folders,
+        "level_headings": glossary.TEXTS["levels"],
         "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
@@ -236,6 +288,7 @@ def sentence_by_section(
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
     sentences = {
+        "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),

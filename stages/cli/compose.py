@@ -38,6 +38,8 @@ from stages.store.store import Store
 
 # Hydra cannot read it without quotes; a name in it may have spaces
 HOME_PATH = re.compile(r"(?<=[=\[{,: ])~[\w.-]*/(?:[^,\]}'\"]*[^\s,\]}'\"])?")
+# several models to examine, with or without brackets
+MODELS = re.compile(r"(examine\.model=)\[?([^\[\]{}()'\",]+(?:,[^\[\]{}()'\",]+)+)\]?")
 # Commands about a finished run, which is the last one unless typed settings select another
 COMMANDS_ON_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
 COMMANDS_ON_WHOLE_STORE = (
@@ -73,6 +75,8 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
     argv = typed_lists.with_items_in_lists([with_readable_home(argument) for argument in argv])
     multirun = [argument for argument in argv if argument in spelling.MULTIRUN]
     line = [argument for argument in argv if argument not in multirun]
+    if not multirun:
+        line = [with_models_as_text(argument) for argument in line]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
     if multirun and shows_configuration:
         raise UserError(
@@ -94,6 +98,12 @@ def with_readable_home(argument: str) -> str:
     """Return an argument with paths in the home folder as Hydra reads them: `outputs` whole, others in quotes."""
     with_whole_outputs = re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", argument)
     return HOME_PATH.sub(r'"\g<0>"', with_whole_outputs)
+
+
+def with_models_as_text(argument: str) -> str:
+    """Return an argument with the list of `examine.model` as one text, which Hydra would take for a sweep."""
+    match = MODELS.fullmatch(argument)
+    return f"{match[1]}'{match[2]}'" if match else argument
 
 
 def refuse_secret(argument: str) -> None:
@@ -204,6 +214,8 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     needs_none = not needs_graph(cfg.stage, process.read_typed_arguments())
     if needs_none or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
+    if cfg.is_examination and not cfg.compares_folders_alone:
+        return examination(cfg, store)
     return cfg, store, checked_graph(cfg, store)
 
 
@@ -271,6 +283,19 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
         building.require_buildable(cfg, nodes, store)
     errors.raise_all()
     return nodes
+
+
+def examination(cfg: Config, store: Store) -> tuple[Config, Store, dict[str, Node]]:
+    """Return what `prepare` does for an examination. If its models or preferences cannot be used, it compares the folders
+    alone. Raise UserError if not even that can be done."""
+    try:
+        return cfg, store, checked_graph(cfg, store)
+    except UserError as error:
+        alone = cfg.with_folders_alone(" ".join(str(error).split()))
+        try:
+            return alone, store, checked_graph(alone, store)
+        except UserError:
+            raise error from None
 
 
 def needs_graph(stage: str, typed: list[str]) -> bool:

@@ -18,14 +18,18 @@ from stages.cli.interpolations import interpolated_keys
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
+    certain_faults,
     copy_answers_page,
+    examination_of,
+    examined_verdict,
+    found_differences,
     found_faults,
     page_address,
     step_after_report,
     write_labels_page,
 )
 from stages.config.choices import Command, Upstream
-from stages.config.errors import UserError
+from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
 from stages.config.schema import CONF, POLICY_STAGES, Config, Target
 from stages.hardware import process
@@ -96,7 +100,8 @@ def run(composed: DictConfig) -> float | None:
             log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed)
         interpolated = interpolated_keys(composed)
-        refuse_unread(cfg, nodes, interpolated)
+        if cfg.examine.left_out is None:
+            refuse_unread(cfg, nodes, interpolated)
         log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
             log.info("%s", recipe)
@@ -110,6 +115,8 @@ def run(composed: DictConfig) -> float | None:
                 json_output.deliver(result)
         elif nodes:
             overrides = compose.job_overrides()
+            if cfg.is_examination:
+                return examine(cfg, store, nodes, overrides, recipe, interpolated)
             return build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
         else:
             return write_report_again(cfg, store)
@@ -218,17 +225,50 @@ def build_and_measure(
         write_labels_page(store, nodes, target_nodes),
     )
     built = built_nodes(page)
-    next_line = next_command(cfg, overrides, interpolated) or step_after_report(built)
-    faults = found_faults(built)
-    trackers = [line for line in openings.values() if line]
-    json_output.deliver(RunResult(built, *pages, next_line, faults, trackers))
+    result = RunResult(
+        built,
+        *pages,
+        next_command=next_command(cfg, overrides, interpolated) or step_after_report(built),
+        faults=found_faults(built),
+        verdict=examined_verdict(built),
+        findings=examination_of(built).get("findings"),
+        trackers=[line for line in openings.values() if line],
+        differences=found_differences(built),
+    )
+    json_output.deliver(result)
     if not_sent and not sweep.is_job():
         raise not_sent
     if not_sent:  # the job has a metric
         log.warning("warning: %s", not_sent)
-    if faults and cfg.examine.strict:
+    if certain_faults(built) and cfg.examine.strict:
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
+
+
+def examine(
+    cfg: Config,
+    store: Store,
+    nodes: dict[str, Node],
+    overrides: list[str],
+    recipe: str,
+    interpolated: dict[str, list[str]],
+) -> float | None:
+    """Build an examination. If a model cannot be run, build the page that compares the files before the error ends the
+    command."""
+    try:
+        metric = build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
+    except (LimitReached, NotSent):
+        raise
+    except Exception as error:
+        if cfg.compares_folders_alone:
+            raise
+        alone = cfg.with_folders_alone(" ".join(str(error).split()))
+        folders = compose.checked_graph(alone, store)
+        build_and_measure(alone, store, folders, overrides, recipe, interpolated)
+        raise
+    if cfg.examine.left_out is not None:
+        raise UserError(cfg.examine.left_out)
+    return metric
 
 
 def next_command(

@@ -296,8 +296,11 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
     """Return the first line of a run: its recipe, or why there is none, and what it names outside of this process."""
     recipe = f"recipe: {DEFAULT}"
     content = users_content(typed)
+    replacing = recipe_in_place_of_default(typed)
     if "recipe" in typed:
         recipe = f"recipe: {typed['recipe']}"
+    elif replacing == [f"recipe={Target.examine}"]:
+        recipe = f"recipe: {Target.examine}"
     elif content:
         recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
     if untyped_reaches:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from stages.cli.interpolations import keys_with_value_of
 from stages.cli.spelling import is_inside, typed_values
 from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Model
+from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
 from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
@@ -94,6 +94,8 @@ def read_by_node(node: Node) -> set[str]:
             return {block}
         case Label(block=block) | Pairs(key=block):
             return {block}
+        case Folders():
+            return {"examine"}
         case Model(key=key):
             return {key.partition("[")[0]}
     selects_for_control = "pairs" in node.inputs and node.stage == "select"

@@ -10,6 +10,7 @@ from stages.config.schema import Target
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ class RunResult(Result):
     answers_page: Path | None
     labels_page: Path | None
     next_command: str | None
-    faults: list[str] | None  # of a model that was trained elsewhere, if one is examined
+    # of a model that was trained elsewhere, if one is examined: what is wrong with it, what is concluded, what was seen
+    faults: list[str] | None
+    verdict: str | None
+    findings: list[dict[str, Any]] | None
     trackers: list[str]
+    # between the examined model's folder and its start's, key by key
+    differences: list[dict[str, Any]] | None
 
     def show(self) -> None:
         if self.page and self.nodes[-1].stage == Target.report:
@@ -86,10 +92,47 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
 
 
 def found_faults(built: list[BuiltNode]) -> list[str] | None:
-    """Return the faults of the model that a run examined; None if it examined none."""
+    """Return the faults of the models that a run examined, and the keys that break their answers; None if it examined
+    none."""
+    examining = [node for node in built if node.stage in (Target.diff, Target.examine)]
+    if not examining:
+        return None
+    return [fault for node in examining for fault in node.metrics["faults"]]
+
+
+def certain_faults(built: list[BuiltNode]) -> list[str]:
+    """Return the faults that are facts, or figures far beyond chance. All keys that break answers are facts."""
+    certain = list[str]()
+    for node in built:
+        if node.stage == Target.diff:
+            certain += node.metrics["faults"]
+        if node.stage == Target.examine:
+            certain += node.metrics["certain"]
+    return certain
+
+
+def examination_of(built: list[BuiltNode]) -> dict[str, Any]:
+    """Return the metrics of the examination of a model; {} if the run made none."""
     for node in built:
         if node.stage == Target.examine:
-            return list(node.metrics["faults"])
+            return node.metrics
+    return {}
+
+
+def examined_verdict(built: list[BuiltNode]) -> str | None:
+    """Return the verdict on the model that a run examined: a key that breaks its answers is a fault, too. None if it
+    examined none, or found no fault in the files and ran no model."""
+    if found_faults(built):
+        return "faults"
+    return examination_of(built).get("verdict")
+
+
+def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:
+    """Return the rows on the folders of the models that a run examined; None if it examined none."""
+    for node in built:
+        if node.stage == Target.diff:
+            content = load_json(node.folder / "differences.json", require_keys("rows"))
+            return list(content["rows"])
     return None
 
 

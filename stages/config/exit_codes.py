@@ -25,7 +25,7 @@ class GateCode(IntEnum):
 MEANINGS = {
     0: ("finished", "not worse"),
     1: (
-        "an error, a refusal, an interrupt, a failed job of a sweep, a fault with examine.strict, "
+        "an error, a refusal, an interrupt, a failed job of a sweep, a certain fault with examine.strict, "
         "finished work that store.remote did not get",
         "worse",
     ),

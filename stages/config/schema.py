@@ -44,6 +44,7 @@ from stages.config.limits import (
     Limit,
     at_least,
     between,
+    computed,
     limited,
     positive,
     random_seed,
@@ -60,7 +61,7 @@ CONF, RECIPES, DOCS = (
 Target = StrEnum(
     "Target",
     "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
-    "benchmark examine report",
+    "benchmark diff examine report",
 )
 
 # The groups whose option picks a class, each with its keys: the classes by the option's name
@@ -85,6 +86,8 @@ class Report:
     side_by_side: int = MISSING
     margin: float = share()
     confidence: float = limited(Limit(0.5, 1, below=True))
+    # why an examination compares folders alone; '' if nobody gave it preferences
+    left_out: str | None = computed(None)
 
 
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
@@ -100,6 +103,13 @@ class Examine:
     strict: bool = MISSING
     precision: choices.Precision = MISSING
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
+    # why the models are not run
+    left_out: str | None = computed(None)
+
+    @property
+    def models(self) -> list[str]:
+        """The trained models: several are named as A,B,C."""
+        return [name.strip() for name in (self.model or "").split(",") if name.strip()]
 
 
 @dataclass
@@ -262,7 +272,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Make the file of `data.path` the first source, unless it holds preferences. For `eval/judged=label`, let the
-        labeler of candidates compare the answers."""
+        labeler of candidates compare the answers. Take model.path as the model before a training elsewhere, if it is not
+        named."""
+        if self.align is choices.Align.given and self.model.path and not self.examine.before:
+            self.examine = replace(self.examine, before=self.model.path)
         data, label, judged = self.data, self.label, self.eval.judged
         holds_preferences = isinstance(label, PreferenceFile) and label.path == data.path
         is_first_source = [source.path for source in data.sources[:1]] == [data.file.path]
@@ -291,6 +304,26 @@ class Config:
     def objectives(self) -> list[choices.Align]:
         """The objectives of the policy, if it has one, and of the arms."""
         return [each for each in (self.align, *self.arms) if each is not choices.Align.none]
+
+    @property
+    def is_examination(self) -> bool:
+        """True if the target is the page on models that were trained elsewhere."""
+        to_page = self.stage in (Target.examine, Target.report)
+        return self.align is choices.Align.given and to_page
+
+    @property
+    def compares_folders_alone(self) -> bool:
+        """True if an examination runs no model: it has no preferences, several models, or a model that cannot run."""
+        if self.align is not choices.Align.given or not isinstance(self.label, PreferenceFile):
+            return False
+        without_preferences = not self.label.path
+        is_left_out = self.examine.left_out is not None
+        return without_preferences or is_left_out or len(self.examine.models) > 1
+
+    def with_folders_alone(self, reason: str) -> "Config":
+        """Return the configuration of an examination that runs no model, because of a reason. That ends the command with
+        an error, whatever the folders hold."""
+        return replace(self, examine=replace(self.examine, left_out=reason, strict=False))
 
     @property
     def learns_from_pairs(self) -> bool:
@@ -339,6 +372,8 @@ class Config:
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
         labels = list[Label]()
+        if self.compares_folders_alone:
+            return labels
         if self.align is not choices.Align.none:
             labels.append(self.label)  # of candidates
         elif self.selects_by_label:

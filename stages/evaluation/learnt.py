@@ -21,7 +21,15 @@ from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import FEWEST_PAIRS, main_difference
-from stages.evaluation.results import Behaviour, BlindRule, Divergence, Intervals, Learnt
+from stages.evaluation.pair_groups import group_results, pair_margins
+from stages.evaluation.results import (
+    Behaviour,
+    BlindRule,
+    Divergence,
+    Intervals,
+    Learnt,
+    PairGroups,
+)
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -49,7 +57,8 @@ def learnt_results(
     Without pairs, the rows are single completions, of which the desirable ones are compared with the undesirable ones.
     `moved`: how far training moved the answers. `blind`: the best rule that reads no answer, and what it leaves
     unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, None
-    if none repeats. Also return what was measured of each model, by its log-ratio."""
+    if none repeats. `by`: groups of pairs, if `eval.by` asks for them. Also return what was measured of each model, by
+    its log-ratio."""
     # GRPO trains on all prompts, those of held-out pairs too.
     roles = [
         role
@@ -69,7 +78,10 @@ def learnt_results(
     }
     contract = load_contract(inputs["sft"] / "model")
     scored = ScoredPairs(pairs, sums, completion_tokens(pairs), contract, before, cfg)
-    return scored.results(training_pairs(inputs, contract)), scored.measures()
+    figures = scored.results(training_pairs(inputs, contract))
+    if figures and cfg.by is not None:
+        figures = replace(figures, by=scored.groups(cfg.by, inputs))
+    return figures, scored.measures()
 
 
 @dataclass
@@ -176,6 +188,14 @@ class ScoredPairs:
             moved=self.moved(),
             blind=self.blind(training),
         )
+
+    def groups(self, by: Sequence[str], inputs: dict[str, Path]) -> PairGroups | None:
+        """Return the figures of the policy by group of pairs; None for single completions. `by`: the columns of
+        `eval.by`. Raise UserError if a column does not divide the pairs."""
+        if len(self.labels):
+            return None
+        margins = pair_margins(self.pairs, self.ratios["policy"], self.tokens)
+        return group_results(by, inputs, self.pairs, margins, self.cfg.confidence)
 
     def measures(self) -> list[Measure]:
         """Return what was measured of each model, by its log-ratio. The model before training favours no answer."""

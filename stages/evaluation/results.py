@@ -136,13 +136,41 @@ class BlindRule:
     shares: dict[str, Interval]
 
 
+@dataclass
+class PairGroup:
+    """The held-out pairs with a `value` in a `column`. `right`: the pairs in order; a tie counts half. `share`: of pairs
+    in order, and `rest`: of all other pairs. `margin`: in nats a token. `p`: the probability of so few prompts in order by
+    chance. `is_reversed`: fewer than half are in order, more than half of the rest, beyond chance; `is_certain`: far
+    beyond."""
+
+    column: str
+    value: str
+    pairs: int
+    prompts: int
+    right: float
+    share: Interval
+    rest: Interval
+    margin: Interval
+    p: float
+    is_reversed: bool = False
+    is_certain: bool = False
+
+
+@dataclass(frozen=True)
+class PairGroups:
+    """Held-out pairs by group. `fell`: by how much the log-prob of the answer that fell less fell, in nats a token."""
+
+    fell: float
+    groups: list[PairGroup]
+
+
 @dataclass(frozen=True)
 class Learnt:
     """The shares of held-out pairs whose chosen answer a model favours: by its log-ratio to the model before, by summed
     log-prob, by log-prob per token. `of`: what is counted; `longer`: the share whose chosen answer is the longer one;
     `note`: why nothing can be said, or ''; `moved`: by role, how far training moved an answer's log-prob, in nats per
     token; `repeats`: the pairs that nearly equal a training pair; `others`: all figures of the other pairs, None if no
-    pair repeats."""
+    pair repeats; `by`: groups of pairs, None unless `eval.by` asks for them."""
 
     pairs: int
     of: str
@@ -156,6 +184,7 @@ class Learnt:
     blind: BlindRule | None = field(metadata=EMPTY)
     repeats: int = 0
     others: "Learnt | None" = field(default=None, metadata=EMPTY)
+    by: PairGroups | None = field(default=None, metadata=OMITTED)
 
     @property
     def claimed(self) -> "Learnt":

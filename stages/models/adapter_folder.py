@@ -3,6 +3,7 @@
 peft allocates what the config asks for, matches its patterns without a limit of time, and only warns of tensors that are
 missing. The file of tensors says which layers are adapted, and with which rank."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,20 @@ class Adapter:
             if self.matches(field, pattern, rf"(.*\.)?({pattern})", module):
                 return str(pattern)
         return None
+
+    def scale_of(self, module: str) -> float:
+        """Return the factor of a layer's product of factors: alpha / r (arXiv:2106.09685), with `use_rslora` alpha / √r
+        (arXiv:2312.03732), each by the layer's own pattern."""
+        rank, alpha = self.config["r"], self.config["lora_alpha"]
+        pattern = self.pattern_of("rank_pattern", module)
+        if pattern is not None:
+            rank = self.config["rank_pattern"][pattern]
+        pattern = self.pattern_of("alpha_pattern", module)
+        if pattern is not None:
+            alpha = self.config["alpha_pattern"][pattern]
+        if self.config.get("use_rslora"):
+            return float(alpha / math.sqrt(rank))
+        return float(alpha / rank)
 
     def matches(self, field: str, shown: str, pattern: str, module: str) -> bool:
         """Return whether a pattern is the whole name of a layer. Raise UserError if it cannot be matched in time."""

@@ -214,6 +214,21 @@ def completion_scores(
     return [(total, hit == n) for total, hit, n in zip(sums, hits, lengths, strict=True)]
 
 
+@torch.no_grad()
+def completion_log_probs(
+    model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]], precision: Precision
+) -> list[list[float]]:
+    """Return the log-prob in nats of each token of completions. `rows`: the token ids of a prompt and of its
+    completion. The model has a fused LM head, and reads padded batches."""
+    padded = pad_completions([(prompt, completion, None) for prompt, completion in rows], 0)
+    del padded["attention_mask"]  # causal attention ignores the padding on the right
+    with autocast(precision, model.device):
+        output = model(**send_batch(padded, model.device), use_cache=False, fused_lm_head=True)
+    scored = output.log_probs.float().cpu()
+    marked = padded["labels"][:, 1:] != IGNORED
+    return [row[marks].tolist() for row, marks in zip(scored, marked, strict=True)]
+
+
 def join_reference(
     pairs: Iterable[Pair], logps: Iterable[PairLogProbs]
 ) -> Iterator[tuple[Pair, PairLogProbs | None]]:

@@ -23,12 +23,14 @@ from stages.config.blocks.evaluation import (
     Versus,
 )
 from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Model
+from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
+from stages.config.errors import UserError
 from stages.config.installation import harness_version, is_left_alone
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import Wiring
+from stages.store import source_files
 from stages.store.node import Graph, Node
 
 TITLES = {
@@ -251,6 +253,20 @@ class Evaluation:
 def other_model_block(cfg: Config, path: str) -> Model:
     """Return the block of a model in `eval.judged.against` that this run does not train or start from."""
     return Model(path, None, key=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
+
+
+def examined_folders(cfg: Config) -> Folders:
+    """Return the block of the folders that an examination compares. Without a model before, it is the one that the
+    first adapter names. Raise UserError if there is none."""
+    before = cfg.model.path
+    models = [source_files.trained_elsewhere(name, before) for name in cfg.examine.models]
+    before = before or models[0].path
+    if before is None or before == cfg.examine.models[0]:
+        raise UserError(
+            "stage=examine needs the model before the training too: examine.before=FOLDER. An adapter may name it."
+        )
+    titles = name_folders([before, *cfg.examine.models])
+    return Folders(Model(before, cfg.model.revision, key="examine.before"), models, titles)
 
 
 def title_models(cfg: Config, models: Graph) -> dict[str, str]:

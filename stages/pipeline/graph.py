@@ -25,7 +25,12 @@ from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
-from stages.pipeline.evaluation_graph import WAITING, Evaluation, other_model_block
+from stages.pipeline.evaluation_graph import (
+    WAITING,
+    Evaluation,
+    examined_folders,
+    other_model_block,
+)
 from stages.pipeline.provenance import stage_to_type
 from stages.pipeline.stage_table import STAGES
 from stages.pipeline.subgraphs import Pin, Wiring
@@ -40,6 +45,8 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "outside": "outside",
 }
+# both models' answers to the prompts of the preferences, which an examination reads
+OWN_ANSWERS = ("answer_held_out_sft", "answer_held_out_policy")
 # keys of sampling that demonstrations have of their own, and that they have not
 OWN_OF_DEMONSTRATIONS = ("candidates_per_prompt", "temperatures", "max_new_tokens")
 ABSENT_OF_DEMONSTRATIONS = ("prompts", "prompts_per_round", "pool")
@@ -57,6 +64,8 @@ def wire_graph(
     file that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of
     people."""
     shared = Wiring(cfg, digest_cache, pin, is_built)
+    if cfg.compares_folders_alone:
+        return wire_folders(shared)
     if cfg.needs_no_model:
         return wire_imported_candidates(shared)
     roots = Roots(cfg, digest_cache, pin, is_built).wire()
@@ -102,6 +111,14 @@ def wire_imported_candidates(wiring: Wiring) -> Graph:
     return wiring.nodes
 
 
+def wire_folders(wiring: Wiring) -> Graph:
+    """Return the nodes of an examination that runs no model: the comparison of the folders, and its page."""
+    cfg = wiring.cfg
+    diff = wiring.add("diff", "diff", examined_folders(cfg))
+    block = replace(cfg.report, left_out=cfg.examine.left_out or "")
+    return wiring.nodes | {"report": wiring.make_unnamed("report", block, diff=diff)}
+
+
 class Roots(Wiring):
     """The nodes that all seeds share: data that only the evaluation reads, the base model, the data, and the base
     model's own demonstrations."""
@@ -113,6 +130,7 @@ class Roots(Wiring):
         model = cfg.model
         if cfg.align is Align.given:
             model = replace(model, key="examine.before")
+            self.add("diff", "diff", examined_folders(cfg))
         base = self.add("base", "base", model)
         block = cfg.data
         if cfg.selects_by_label:
@@ -361,7 +379,9 @@ class Chain(Wiring):
     def examine(self) -> None:
         """Look for faults in a policy that was trained elsewhere."""
         block = replace(self.cfg.examine, strict=False)
-        inputs = {name: self.nodes[name] for name in ("found", "sft", "given", "pairs", "eval")}
+        names = ["found", "sft", "given", "pairs", "eval"]
+        names += [name for name in OWN_ANSWERS if name in self.nodes]
+        inputs = {name: self.nodes[name] for name in names}
         self.add("examine", "examine", block, base=self.base, **inputs)
 
 
@@ -432,6 +452,8 @@ def way_to_stage(cfg: Config, stage: str) -> str:
     """Return the sentence that tells why a run does not have a stage, or which setting adds it."""
     if stage == Role.control:
         return "Set control=true."
+    if cfg.compares_folders_alone:
+        return "An examination of one model reads preferences for it. Set label.path=FILE."
     if not cfg.learns_from_pairs and stage in PREFERENCE_STAGES:
         return f"align={cfg.align} leaves preferences out. Set align=dpo."
     return STAGES[stage].absent or f"label={cfg.label.labeler} does not need this stage."

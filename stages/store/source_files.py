@@ -23,7 +23,7 @@ from stages.config.blocks.labels import (
     PreferenceFile,
     RewardModel,
 )
-from stages.config.blocks.models import Model, TemplateFile
+from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
 from stages.config.blocks.training import FirstModel, ScoredGRPO
 from stages.config.errors import Errors, UserError, name_block
@@ -136,6 +136,10 @@ class Pins:
         self.pin_file(block.adapter, block.adapter_key, "folder")
         return self.pin_source(block, "model", block.key)
 
+    def pin_folders(self, block: Folders) -> Folders:
+        before = self.pin_model(block.before)
+        return replace(block, before=before, models=[*map(self.pin_model, block.models)])
+
     def pin_data(self, block: Data | OneSource) -> Any:
         sources = enumerate(block.audit.against or [])
         against = [
@@ -196,6 +200,7 @@ def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> str:
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     OwnLabeler | Ensemble | Drawn | Data | OneSource: Pins.pin_own,
     Model: Pins.pin_model,
+    Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,
     FirstModel: Pins.pin_template,
     Benchmark: Pins.pin_tasks,

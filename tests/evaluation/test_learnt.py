@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.errors import UserError
 from stages.evaluation import learnt as scoring
 from stages.evaluation.estimate import Means
 from stages.evaluation.learnt import (
@@ -156,3 +157,20 @@ def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_
         interval = Means(values[:, None], names, drawn=True).share(0)
         covered += interval.low <= true_share <= interval.high
     assert 0.9 <= covered / tables <= 0.99
+
+
+def test_groups_of_held_out_pairs_are_told_only_where_they_are_asked_for(
+    chain: Chain, tmp_path: Path
+) -> None:
+    inputs = inputs_of(chain)
+    cfg = evaluation()
+    figures, _ = learnt_results(cfg, inputs, "sft", work(tmp_path / "default"))
+    assert figures
+    assert figures.by is None
+    by_group, _ = learnt_results(replace(cfg, by=[]), inputs, "sft", work(tmp_path / "all"))
+    assert by_group
+    assert by_group.by
+    assert replace(by_group, by=None) == figures
+    assert all(group.pairs >= 5 for group in by_group.by.groups)
+    with pytest.raises(UserError, match=r"eval\.by=\[language\].*eval\.by="):
+        learnt_results(replace(cfg, by=["language"]), inputs, "sft", work(tmp_path / "other"))

@@ -17,6 +17,8 @@ from stages.evaluation.results import (
     MatchedRate,
     OpenPrompts,
     Opposed,
+    PairGroup,
+    PairGroups,
     PeopleRate,
     Rates,
     References,
@@ -65,11 +67,12 @@ def with_all_parts() -> Results:
         suite_results.SECTION: {"turns": suite},
         benchmarks.SECTION: rows,
     }
+    german = PairGroup("language", "de", 42, 40, 1.0, SHARE, SHARE, SHARE, 1e-9, True, True)
     rate = {"policy": (0.5, 0.4, 0.6), "policy-sft": (0.1, 0.0, 0.2)}
     thinking = Behaviour({"policy": 9.0}, {"policy": 1.0}, {"policy": 0.0}, {"policy": 0.1}, {})
     return results(
         {"seen tasks": group(rate, containing=Rates(3, {"policy": SHARE}))},
-        learnt=learnt(rate),
+        learnt=learnt(rate, by=PairGroups(0.1, [german])),
         judged={"sft": Judged(asked, 26, {"too long": 4}, 2, None, {"policy": 9.0}, rates)}
         | {"base": Waiting(Opposed("Base", "human", 30, 4), 26, 0.2)},
         behaviour=thinking,
@@ -100,6 +103,9 @@ def test_results_without_optional_parts_name_none() -> None:
         not {"rounds", "suites", "benchmarks", "thoughts", "sections", "behaviour"} & content.keys()
     )
     assert parse_results(content) == results()
+    of_pairs = encode(learnt({}))
+    assert isinstance(of_pairs, dict)
+    assert "by" not in of_pairs
 
 
 def change_json(path: Path, *keys: str, value: object) -> None:

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.store.manifest import manifest_of
+from tests.evaluation.planted_models import HELD_OUT as HELD_OUT_REQUESTS
+from tests.evaluation.planted_models import Planted
 from tests.helpers import Chain, inside, refused
 from tests.stages.trained_elsewhere import (
     FAULTY,
@@ -40,6 +42,13 @@ def found(root: Path) -> dict[str, Any]:
     node = manifest_of(folder)["inputs"]["examine"]["fingerprint"]
     content: dict[str, Any] = json.loads((root / "examine" / node / "examination.json").read_text())
     return content
+
+
+def broken_keys(root: Path) -> list[str]:
+    """Return the keys of the last examined folder that break its answers."""
+    folder = (root / "latest" / "report").resolve()
+    node = manifest_of(folder)["inputs"]["diff"]["fingerprint"]
+    return list(manifest_of(root / "diff" / node)["metrics"]["faults"])
 
 
 def copy_of_sft(chain: Chain, tmp_path: Path, name: str) -> Path:
@@ -94,8 +103,8 @@ def test_a_fault_of_the_files_is_named(
     ran = examine(tmp_path / "examined", after, before)
     assert ran.returncode == 1, ran.stderr
     faults = found(tmp_path / "examined")["faults"]
-    assert {fault, "unchanged"} <= faults.keys() <= {fault, "unchanged", "end_not_learnt"}
-    assert all(clause in ran.stdout + ran.stderr for clause in faults.values())
+    assert {fault, "unchanged"} <= faults.keys() <= {fault, "unchanged", "moved_nothing"}
+    assert all(seen in ran.stdout + ran.stderr for seen in faults.values())
 
 
 def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> None:
@@ -103,6 +112,32 @@ def test_an_examination_needs_both_models_and_trains_nothing(tmp_path: Path) -> 
     assert "examine.before" in alone
     trained = ["examine.model=a/b", "examine.before=a/c", f"label.path={TOY}", "sft=default"]
     assert "recipe=examine" in refused("stage=examine", *trained)
+
+
+@pytest.mark.extended
+def test_labels_that_are_reversed_in_one_language_are_found_by_its_column(tmp_path: Path) -> None:
+    planted = Planted(tmp_path)
+    after = planted.dpo("after", reversed_in=["de"])
+    lines = list[str]()
+    for request in HELD_OUT_REQUESTS:
+        row = {"prompt": request.text, "chosen": request.answer, "rejected": request.other}
+        lines.append(json.dumps(row | {"language": request.language}))
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("\n".join(lines))
+    root = tmp_path / "examined"
+    ran = examine(root, after, planted.start, file)
+    assert ran.returncode == 1, ran.stderr
+    content = found(root)
+    assert content["verdict"] == "faults"
+    [finding] = [each for each in content["findings"] if each["is_fault"]]
+    assert (finding["name"], finding["certain"]) == ("group_reversed", True)
+    assert "language = de" in finding["seen"]
+    assert finding["interval"]["high"] < 0.5
+    assert len(finding["causes"]) > 1
+    assert f"examine.model={after}" in finding["apart"]
+    page = (root / "report.html").read_text()
+    assert finding["seen"] in page
+    assert "language = de: reversed" in page
 
 
 @pytest.mark.slow
@@ -121,7 +156,10 @@ def test_planted_faults_are_named_and_sound_models_have_none(built: Path, tmp_pa
         if fault == "no tensors":
             assert "in no file" in ran.stdout + ran.stderr
             continue
-        faults = found(root)["faults"]
-        assert ran.returncode == bool(fault), (folder.name, faults, ran.stderr[-500:])
-        assert not fault or fault in faults
-        assert fault or not faults
+        content = found(root)
+        names = [finding["name"] for finding in content["findings"]]
+        certain = [finding for finding in content["findings"] if finding["certain"]]
+        is_failed = bool(certain or broken_keys(root))
+        assert ran.returncode == is_failed, (folder.name, names, ran.stderr[-500:])
+        assert not fault or fault in names
+        assert fault or not content["faults"]

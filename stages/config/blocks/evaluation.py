@@ -202,6 +202,7 @@ class Eval:
     suites: Suites = field(default_factory=Suites)
     confidence: float = limited(Limit(0, 1, open=True, below=True))
     likelihood_prompts: int = at_least(1)
+    by: list[str] | None = MISSING
     precision: Precision = MISSING
     # set by the pipeline: {ROLE: TITLE} of the evaluated models
     models: dict[str, str] = computed({})

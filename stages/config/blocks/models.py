@@ -74,6 +74,16 @@ class Model:
 
 
 @dataclass
+class Folders:
+    """The folders of models that are compared key by key: of the model that a training started from, and of those that
+    it made."""
+
+    before: Model
+    models: list[Model]
+    titles: list[str]  # of all, in this order
+
+
+@dataclass
 class Own:
     """Your own code for this part of the pipeline. Only the command line can name it, not a recipe. The node keeps a
     copy of the file, and its content is part of the fingerprint."""

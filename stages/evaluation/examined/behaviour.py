@@ -1,61 +1,360 @@
-"""Faults that show in what the model does: labels reversed, ends not learnt or cut off, loops, far from its start."""
+"""What both models do: ends, likelihoods in other forms, preferences and their groups, loops, the distance from the start.
 
-import math
+A figure of one model says little: each stands beside the start's, with an interval over the answers."""
+
+from collections.abc import Sequence
 from statistics import fmean, median
 
+import numpy as np
+
+from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import claims
+from stages.evaluation.claims import HALF, LEAST_MOVED, Word, word_of
 from stages.evaluation.diagnosis.effects import FAR_KL
+from stages.evaluation.estimate import Means, difference, share
+from stages.evaluation.examined.answer_readings import (
+    FELL,
+    SCREENED,
+    SELDOM,
+    Comparison,
+    LeftToEnd,
+    Readings,
+)
+from stages.evaluation.examined.finding import SURE, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
-from stages.store.text_units import transcript
+from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Learnt, PairGroup
+from stages.store.numbers import signed
 
-SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
-OFTEN = 0.3  # as of one that was
+OFTEN = 0.3  # a probability of the end of turn after a whole answer, as of a model that was taught to end
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
-FEWEST = 12  # pairs for ends by length
+FEWEST = 12  # answers by which anything is said
+LIKELIER = 0.05  # nats a token by which another form is clearly likelier
+AS_LIKELY = 0.3  # nats a token by which another form was clearly unlikelier before
+UNLIKELIER = 0.5  # nats a token by which answers became clearly unlikelier
+DAMAGED = 2.0  # nats a token that no learning of preferences explains
+# what would show answers that end with another token than the template's
+OTHER_END = [
+    "the training's rows ended with this token and not as the template writes",
+    "the template was changed after the training",
+]
+SHOWN_GROUPS = 3  # groups that differ and are no fault
 
 
-def labels_reversed(found: Examined) -> str:
-    learnt = found.results.learnt
-    if not found.from_chat or not learnt:
-        return ""
-    claim = claims.learnt(learnt)
-    if not claim.is_worse:
-        return ""
-    return f"{claim.says('learnt', model='it')}: it gained more on the better answer in {claim.figure} of {claim.scope}"
+def read_answers(examined: Examined) -> Readings:
+    """Return the readings of the preferences' answers. Raise NotEnough if there are too few."""
+    count = len(examined.readings.pairs) if examined.readings else 0
+    if not examined.readings or count < FEWEST:
+        raise NotEnough(
+            f"{count} answers can be read under both templates, and {FEWEST} are needed: add rows to label.path"
+        )
+    return examined.readings
 
 
-def end_not_learnt(found: Examined) -> str:
-    ends = [math.exp(each) for each in found.ends]
-    if not ends or fmean(ends) >= SELDOM:
-        return ""
-    end, pad = found.after.end_of_turn, found.after.tokenizer.pad_token
-    cause = f"; it also pads with {end}, which masks the end of every row" if pad == end else ""
-    return f"after a whole answer it ends with {end} in {fmean(ends):.1%} of cases: the end of a turn was not trained{cause}"
+def ends(examined: Examined) -> list[Finding]:
+    """Find ends that were not learnt. A model that goes on after a whole answer may have learnt to write longer ones, or
+    be damaged in another way: the end is blamed only if the answers stayed likely, and its own ones, with room to end,
+    do not."""
+    read = read_answers(examined)
+    before, after = read.before.ends, read.after.ends
+    fall = difference(before, after)
+    figures = f"{fmean(after):.1%} of cases, {examined.before.title} in {fmean(before):.1%}"
+    end = examined.after.end_of_turn
+    for other, probabilities in read.other_ends.items():
+        if fmean(probabilities) >= OFTEN:
+            seen = (
+                f"after a whole answer it ends with {other} in {fmean(probabilities):.0%} of cases, and with {end}, as "
+                f"its template does, in {figures}"
+            )
+            interval = share_of(after)
+            causes = OTHER_END
+            return [examined.finding("end_not_learnt", seen, interval=interval, causes=causes)]
+    is_unlikelier = is_below(difference(read.before.nats, read.after.nats), -UNLIKELIER)
+    if read.left and goes_on(read.left, examined.from_chat) and not is_unlikelier:
+        own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
+        long_ones = cut_clause(read)
+        if long_ones:
+            return [examined.finding("long_answers_cut", f"{long_ones}; {own}", interval=fall)]
+        if fmean(after) < SELDOM or is_below(fall, -FELL):
+            seen = f"after a whole answer it ends with {end} in {figures}; {own}"
+            if examined.after.tokenizer.pad_token == end:
+                seen += f". It also pads with {end}"
+            certain = examined.from_chat and not any(read.left.after) and is_below(fall, -FELL)
+            return [examined.finding("end_not_learnt", seen, certain=certain, interval=fall)]
+    if is_below(fall, -FELL):
+        seen = f"after the preferences' answers it ends with {end} in {figures}"
+        return [examined.finding("ends_fell", seen, is_fault=False, interval=fall)]
+    return []
 
 
-def long_answers_cut(found: Examined) -> str:
-    """The longest answers of a training that cuts rows never end, while the shorter ones do."""
-    ends = [math.exp(each) for each in found.ends]
-    if len(ends) < FEWEST:
-        return ""
-    lengths = [len(transcript(pair.chosen)) for pair in found.pairs[: len(ends)]]
-    ordered = [end for _, end in sorted(zip(lengths, ends, strict=True))]
-    third = len(ordered) // 3
-    short, long = median(ordered[:third]), median(ordered[-third:])
+def goes_on(left: LeftToEnd, from_chat: bool) -> bool:
+    """Return whether fewer than half of a model's own answers end, and fewer than of the start's if that is a model of
+    chats."""
+    if 2 * sum(left.after) >= len(left.after):
+        return False
+    return not from_chat or sum(left.after) < sum(left.before)
+
+
+def cut_clause(read: Readings) -> str:
+    """Return a clause if the model ends short answers and not the longest, else ''."""
+    in_order = sorted(zip(read.lengths, read.after.ends, strict=True))
+    third = len(in_order) // 3
+    short = median(end for _, end in in_order[:third])
+    long = median(end for _, end in in_order[-third:])
     if short < OFTEN or long >= SELDOM:
         return ""
-    return f"it ends short answers ({short:.0%}) and not long ones ({long:.0%}): the training cut the ends of long rows"
+    lengths = f"{in_order[0][0]} tokens ({short:.0%})"
+    return f"it ends answers from {lengths}, and not those up to {in_order[-1][0]} ({long:.1%})"
 
 
-def loops(found: Examined) -> str:
-    shares, before = found.results.behaviour.loops, found.results.before
-    if not shares or shares["policy"] - shares[before] <= MORE_LOOPS:
-        return ""
-    return f"it repeats itself in a loop in {shares['policy']:.0%} of answers ({found.before.title}: {shares[before]:.0%})"
+def other_form(examined: Examined) -> list[Finding]:
+    read = read_answers(examined)
+    if read.form is None:
+        raise NotEnough("too few answers to compare forms on: add rows to label.path")
+    return likelier(examined, "likelier_in_another_form", "in the form", read.form)
 
 
-def far(found: Examined) -> str:
-    distance = found.results.kl.get("policy")
-    if distance is None or distance.per_token <= FAR_KL or not found.from_chat:
-        return ""
-    return f"it is {distance.per_token:.2g} nats per token from {found.before.title}: the learning rate was too high"
+def other_bos(examined: Examined) -> list[Finding]:
+    read = read_answers(examined)
+    if read.bos is None:  # the tokenizer has no BOS
+        return []
+    return likelier(examined, "likelier_with_other_bos", "behind", read.bos)
+
+
+def likelier(examined: Examined, name: str, preposition: str, form: Comparison) -> list[Finding]:
+    """Find answers that are clearly likelier in another form than under the model's own template, and more so than under
+    the start. A damaged model may find anything likelier: the form must give back most of what its own template lost.
+    Show answers that the training made as likely in the other form."""
+    gain = difference(form.own_after, form.other_after)
+    start = f"{examined.before.title} has not this form"
+    gain_before = Interval(0.0, 0.0, 0.0)
+    rise = gain
+    if form.own_before:
+        gain_before = difference(form.own_before, form.other_before)
+        rise = difference(
+            differences(form.own_before, form.other_before),
+            differences(form.own_after, form.other_after),
+        )
+        start = f"{examined.before.title}: {nats(gain_before.mean)}"
+    if not is_above(gain, LIKELIER):
+        was_unlikely = is_below(gain_before, -AS_LIKELY)
+        has_risen = is_above(rise, AS_LIKELY)
+        if gain.mean <= -LIKELIER or not was_unlikely or not has_risen:
+            return []
+        seen = (
+            f"whole answers became as likely {preposition} {form.title} as under its own template: "
+            f"{nats(gain.mean)} a token ({start})"
+        )
+        return [examined.finding(name, seen, is_fault=False, interval=gain)]
+    lost = fmean(form.own_before or form.other_after) - fmean(form.own_after)
+    is_fault = gain.mean > lost / 2 and (is_above(rise, 0.0) or not examined.from_chat)
+    seen = (
+        f"whole answers are likelier {preposition} {form.title} than under its own template, by {nats(gain.mean)} "
+        f"a token ({start})"
+    )
+    surely = difference(form.own_after, form.other_after, SURE)
+    certain = is_fault and is_above(surely, LIKELIER)
+    return [examined.finding(name, seen, is_fault=is_fault, certain=certain, interval=gain)]
+
+
+def answers_unlikelier(examined: Examined) -> list[Finding]:
+    """Find chosen answers that the training made clearly unlikelier. Learning of preferences may do so by a little."""
+    read = read_answers(examined)
+    change = difference(read.before.nats, read.after.nats)
+    if not is_below(change, -UNLIKELIER):
+        return []
+    figures = examined.results.learnt
+    has_learnt = figures is not None and claims.learnt(figures).is_better
+    has_reversed = (
+        figures is not None and claims.learnt(figures).is_worse and not both_fell(figures)
+    )
+    is_fault = is_below(change, -DAMAGED) or not (has_learnt or has_reversed)
+    surely = difference(read.before.nats, read.after.nats, SURE)
+    seen = (
+        f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {examined.before.title} "
+        f"{nats(fmean(read.before.nats))}"
+    )
+    certain = is_fault and not has_learnt and is_below(surely, -UNLIKELIER)
+    return [
+        examined.finding(
+            "answers_unlikelier", seen, is_fault=is_fault, certain=certain, interval=change
+        )
+    ]
+
+
+def learnt(examined: Examined) -> list[Finding]:
+    """Find preferences that a model of chats learnt to reverse, and trainings that moved nothing."""
+    figures = enough_pairs(examined, "to say what it learnt")
+    in_order = figures.ratio["policy"]
+    of = f"{in_order.mean:.0%} of {figures.of}"
+    if moved_nothing(figures):
+        moved = f"{figures.moved['policy']:.1g} nats a token"
+        seen = f"it moved nothing: {moved}; by so little it favours the better answer in {of}"
+        return [examined.finding("moved_nothing", seen, interval=in_order)]
+    if not examined.from_chat or not is_below(in_order, HALF):
+        return []
+    start = figures.sum[examined.results.before].mean
+    seen = (
+        f"against {examined.before.title} it favours the better answer in {of} (chance 50%), and moved "
+        f"{distance(examined, figures)}; {examined.before.title} itself finds {start:.0%} of them likelier"
+    )
+    is_fault = not both_fell(figures)
+    certain = is_fault and surely_below_half(in_order, figures.prompts)
+    return [
+        examined.finding(
+            "labels_reversed", seen, is_fault=is_fault, certain=certain, interval=in_order
+        )
+    ]
+
+
+def enough_pairs(examined: Examined, purpose: str) -> Learnt:
+    """Return the figures of held-out pairs. Raise NotEnough if there are too few."""
+    figures = examined.results.learnt
+    if figures is None or figures.note:
+        raise NotEnough(f"too few held-out pairs {purpose}: add rows to label.path")
+    return figures
+
+
+def moved_nothing(figures: Learnt) -> bool:
+    """Return whether the training moved the log-probs of held-out pairs by less than anybody would notice."""
+    return figures.moved["policy"] < LEAST_MOVED
+
+
+def both_fell(figures: Learnt) -> bool:
+    """Return whether both answers of the pairs became clearly unlikelier, as where a model was damaged or learnt to write
+    others: it loses the start's order, whatever its labels. Reversed labels make one of both likelier."""
+    return figures.by is not None and figures.by.fell > UNLIKELIER
+
+
+def surely_below_half(in_order: Interval, prompts: int) -> bool:
+    """Return whether a share of so many prompts is below one half at SURE."""
+    hits = round(in_order.mean * prompts)
+    outcomes = [True] * hits + [False] * (prompts - hits)
+    each_prompt = map(str, range(prompts))
+    return is_below(share(outcomes, each_prompt).interval(SURE), HALF)
+
+
+def group_reversed(examined: Examined) -> list[Finding]:
+    """Find groups of pairs that are in the reverse order while the rest is in order, and show those that differ."""
+    figures = enough_pairs(examined, "for groups")
+    if figures.by is None:
+        raise NotEnough("no groups were compared: set eval.by=[]")
+    if not examined.from_chat or moved_nothing(figures):
+        return []
+    findings = list[Finding]()
+    for group in figures.by.groups:
+        if group.is_reversed:
+            seen = f"reversed where {group_clause(group)}"
+            finding = examined.finding(
+                "group_reversed", seen, certain=group.is_certain, interval=group.share
+            )
+            findings.append(finding)
+    differing = [group for group in figures.by.groups if is_lower(group)]
+    for group in sorted(differing, key=mean_of_group)[:SHOWN_GROUPS]:
+        seen = f"fewer are in order where {group_clause(group)}"
+        findings.append(
+            examined.finding("group_differs", seen, is_fault=False, interval=group.share)
+        )
+    return findings
+
+
+def group_clause(group: PairGroup) -> str:
+    """`language = de: 1 of 42 pairs are in order, 96% of the rest`"""
+    count = f"{group.right:g} of {group.pairs:,} pairs are in order"
+    return f"{group.column} = {group.value}: {count}, {group.rest.mean:.0%} of the rest"
+
+
+def is_lower(group: PairGroup) -> bool:
+    return not group.is_reversed and is_below(group.share, group.rest.low)
+
+
+def mean_of_group(group: PairGroup) -> float:
+    return group.share.mean
+
+
+def loops(examined: Examined) -> list[Finding]:
+    """Find answers that loop in clearly more cases than the start's answers to the same prompts."""
+    shared = [prompt for prompt in examined.after.answers if prompt in examined.before.answers]
+    if len(shared) < FEWEST:
+        raise NotEnough(
+            f"{len(shared)} prompts were answered by both models: add rows to label.path"
+        )
+    after = [float(is_repetitive(examined.after.answers[prompt].answer)) for prompt in shared]
+    before = [float(is_repetitive(examined.before.answers[prompt].answer)) for prompt in shared]
+    rise = rise_of(before, after, 0.95)
+    if not is_above(rise, 0.0) or rise.mean <= MORE_LOOPS:
+        return []
+    seen = f"it repeats itself in a loop in {fmean(after):.0%} of answers, {examined.before.title} in {fmean(before):.0%}"
+    certain = is_above(rise_of(before, after, SURE), MORE_LOOPS)
+    return [examined.finding("loops", seen, certain=certain, interval=rise)]
+
+
+def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) -> Interval:
+    """Return the rise of a share, with a paired interval."""
+    outcomes = np.array([after, before]).T
+    means = Means(outcomes, [str(i) for i in range(len(after))])
+    return means.difference(0, 1, confidence)
+
+
+def far(examined: Examined) -> list[Finding]:
+    """Find a model that is far from the start. It is a fault where the preferences' answers became unlikelier, too."""
+    divergence = examined.results.kl.get("policy")
+    if divergence is None or divergence.per_token <= FAR_KL or not examined.from_chat:
+        return []
+    is_fault = False
+    if examined.readings and len(examined.readings.pairs) >= FEWEST:
+        change = difference(examined.readings.before.nats, examined.readings.after.nats)
+        is_fault = is_below(change, -UNLIKELIER)
+    causes = None
+    if examined.largest_rate is not None:
+        rate = f"a learning rate of {examined.largest_rate:g}, by the training log beside the model"
+        causes = [rate]
+    seen = f"far from {examined.before.title}: {divergence.per_token:.2g} nats a token"
+    return [examined.finding("far", seen, is_fault=is_fault, causes=causes)]
+
+
+def figures_of(examined: Examined) -> dict[str, list[str]]:
+    """Return what both models make of the preferences' answers, by name: the start's figure, and the model's."""
+    read = examined.readings
+    if read is None:
+        return {}
+    figures = {
+        "a token of the chosen answers": [
+            nats(fmean(each.nats)) for each in (read.before, read.after)
+        ],
+        "ends after them": [share_of(each.ends).share() for each in (read.before, read.after)],
+    }
+    for form in (read.form, read.bos):
+        if form:
+            before = nats(fmean(form.other_before)) if form.other_before else ""
+            figures[f"a token of them, {form.title}"] = [before, nats(fmean(form.other_after))]
+            tried = [f"{title} {mean:.2f}" for title, mean in form.tried.items()]
+            figures[f"{SCREENED} answers, {len(tried)} other ways"] = ["", ", ".join(tried)]
+    return figures
+
+
+def distance(examined: Examined, figures: Learnt) -> str:
+    """Return how far a model moved: `0.02 nats a token, KL 0.31 a token`."""
+    moved = f"{figures.moved['policy']:.2g} nats a token"
+    divergence = examined.results.kl.get("policy")
+    return f"{moved}, KL {divergence.per_token:.2g} a token" if divergence else moved
+
+
+def is_below(interval: Interval, value: float) -> bool:
+    return word_of(interval, value) is Word.worse
+
+
+def is_above(interval: Interval, value: float) -> bool:
+    return word_of(interval, value) is Word.better
+
+
+def share_of(probabilities: Sequence[float]) -> Interval:
+    return difference([0.0] * len(probabilities), probabilities)
+
+
+def differences(own: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [b - a for a, b in zip(own, other, strict=True)]
+
+
+def nats(number: float) -> str:
+    return f"{signed(number, '{:+.2f}')} nats"

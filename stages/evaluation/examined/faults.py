@@ -1,12 +1,21 @@
-"""All faults by name, in the order in which they are told: a fault of files may be the cause of one of behaviour."""
+"""All checks by name, in the order in which they are told: a fault of files may be the cause of one of behaviour."""
 
 from collections.abc import Callable
 
+from stages.config.errors import UserError
 from stages.evaluation.examined import behaviour, forms, weights
+from stages.evaluation.examined.finding import (
+    TEXTS,
+    CheckRecord,
+    Examination,
+    Finding,
+    NotEnough,
+    State,
+)
 from stages.evaluation.examined.sides import Examined
 
-# each returns the clause on a fault; '' without it
-FAULTS: dict[str, Callable[[Examined], str]] = {
+Check = Callable[[Examined], list[Finding]]
+CHECKS: dict[str, Check] = {
     each.__name__: each
     for each in (
         forms.template_missing,
@@ -16,18 +25,43 @@ FAULTS: dict[str, Callable[[Examined], str]] = {
         weights.not_whole,
         weights.unchanged,
         weights.merged_twice,
+        weights.merged_at_another_scale,
         weights.started_elsewhere,
         weights.rows_untrained,
-        behaviour.end_not_learnt,
-        behaviour.long_answers_cut,
-        behaviour.labels_reversed,
+        behaviour.ends,
+        behaviour.other_form,
+        behaviour.other_bos,
+        behaviour.answers_unlikelier,
+        behaviour.learnt,
+        behaviour.group_reversed,
         behaviour.loops,
         behaviour.far,
     )
 }
 
 
-def find_faults(found: Examined) -> dict[str, str]:
-    """Return the clauses on the faults that are found, by name."""
-    clauses = {name: find(found) for name, find in FAULTS.items()}
-    return {name: clause for name, clause in clauses.items() if clause}
+def examine(examined: Examined) -> Examination:
+    """Run all checks, and return what they found."""
+    findings = list[Finding]()
+    records = list[CheckRecord]()
+    for name, check in CHECKS.items():
+        of_check = list[Finding]()
+        reason = ""
+        state = State.nothing
+        try:
+            of_check = check(examined)
+        except (NotEnough, UserError) as error:  # or a file that cannot be read
+            state, reason = State.not_enough, str(error)
+        if of_check:
+            has_fault = any(finding.is_fault for finding in of_check)
+            state = State.fault if has_fault else State.difference
+        findings += of_check
+        texts = TEXTS["checks"][name]
+        records.append(CheckRecord(name, texts["compares"], texts["blind"], state, reason))
+    findings.sort(key=order_of)
+    return Examination(findings, records)
+
+
+def order_of(finding: Finding) -> tuple[bool, bool]:
+    """Return the place of a finding: certain faults first, then others, then differences."""
+    return not finding.is_fault, not finding.certain

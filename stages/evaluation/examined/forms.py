@@ -1,6 +1,7 @@
 """Faults of template, tokenizer and stops: what was trained is not what a server will send."""
 
 from stages.config.errors import UserError
+from stages.evaluation.examined.finding import Finding
 from stages.evaluation.examined.sides import Examined, Side
 from stages.models.contract import load_or_derive_contract
 from stages.models.rendering import ContractError
@@ -10,25 +11,26 @@ from stages.store.text_units import count_shared_prefix
 SHOWN = 40  # characters of a difference
 
 
-def template_missing(found: Examined) -> str:
-    if found.after.tokenizer.chat_template:
-        return ""
-    return (
-        "its tokenizer has no chat template: a server will use another form than the training did"
-    )
+def template_missing(examined: Examined) -> list[Finding]:
+    if examined.after.tokenizer.chat_template:
+        return []
+    start = "one" if examined.from_chat else "none either"
+    seen = f"its tokenizer has no chat template, and {examined.before.title} has {start}"
+    return examined.fact("template_missing", seen)
 
 
-def template_changed(found: Examined) -> str:
-    if not (found.before.tokenizer.chat_template and found.after.tokenizer.chat_template):
-        return ""
-    for conversation in found.conversations:
-        before, after = (rendered(side, conversation) for side in (found.before, found.after))
+def template_changed(examined: Examined) -> list[Finding]:
+    if not (examined.before.tokenizer.chat_template and examined.after.tokenizer.chat_template):
+        return []
+    for conversation in examined.conversations:
+        before, after = (rendered(side, conversation) for side in (examined.before, examined.after))
         if before is None or after is None or before == after:
             continue
         start = count_shared_prefix(before, after)
         old, new = before[start:][:SHOWN], after[start:][:SHOWN]
-        return f"its template is another: {new!r} stands where {found.before.title} has {old!r}"
-    return ""
+        seen = f"its template writes {new!r} where that of {examined.before.title} writes {old!r}"
+        return examined.fact("template_changed", seen)
+    return []
 
 
 def rendered(side: Side, conversation: list[Message]) -> str | None:
@@ -39,21 +41,25 @@ def rendered(side: Side, conversation: list[Message]) -> str | None:
         return None
 
 
-def tokenizer_changed(found: Examined) -> str:
-    for conversation in found.conversations:
+def tokenizer_changed(examined: Examined) -> list[Finding]:
+    for conversation in examined.conversations:
         for turn in conversation:
             before, after = (
                 side.tokenizer(turn["content"], add_special_tokens=False).input_ids
-                for side in (found.before, found.after)
+                for side in (examined.before, examined.after)
             )
             if before != after:
                 text = turn["content"][:SHOWN]
-                return f"its tokenizer is another: it reads {text!r} as other tokens than {found.before.title}"
-    return ""
+                seen = f"its tokenizer reads {text!r} as other tokens than that of {examined.before.title}"
+                return examined.fact("tokenizer_changed", seen)
+    return []
 
 
-def stop_missing(found: Examined) -> str:
-    end, stops = found.after.end_of_turn, found.after.stops
+def stop_missing(examined: Examined) -> list[Finding]:
+    end, stops = examined.after.end_of_turn, examined.after.stops
     if end in stops:
-        return ""
-    return f"its turns end with {end}, and servers stop at {', '.join(stops) or 'nothing'} alone: they will go on"
+        return []
+    shown = ", ".join(stops) or "nothing"
+    start = ", ".join(examined.before.stops) or "nothing"
+    seen = f"its turns end with {end}, and servers stop at {shown} alone ({examined.before.title}: {start})"
+    return examined.fact("stop_missing", seen)

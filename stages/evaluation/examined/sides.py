@@ -1,17 +1,20 @@
 """The two models of an examination, and what is known of them before a fault is looked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.evaluation.examined.answer_readings import Readings
+from stages.evaluation.examined.finding import TEXTS, Finding
+from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Results
 from stages.models.contract import Contract, generation_stops, load_contract
 from stages.models.loading import count_embedding_rows, load_tokenizer
 from stages.models.rendering import GOLDEN
-from stages.store.records import Message, Pair
+from stages.store.records import Candidate, Message, Pair
 
 NONE = "none"
 
@@ -19,13 +22,16 @@ NONE = "none"
 @dataclass
 class Side:
     """One of the two models: its title, its folder as it came, and its folder under the contract of its template.
-    `stored`: the type of its weights in the files that came. `warnings`: what was said when they were loaded."""
+    `stored`: the type of its weights in the files that came. `warnings`: what was said when they were loaded. `answers`:
+    its own answers by prompt. `place`: the path or id that the user typed."""
 
     title: str
     came: Path
     published: Path
     stored: str
     warnings: list[str]
+    answers: dict[str, Candidate] = field(default_factory=dict)
+    place: str = ""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,7 +57,7 @@ class Side:
         tokenizer, contract = self.tokenizer, self.contract
         return {
             "a prompt": contract.render(GOLDEN[0][:1], to_answer=True),
-            "a turn ends with": self.end_of_turn,
+            "a turn would end with": self.end_of_turn,
             "servers stop at": ", ".join(self.stops) or NONE,
             "pads with": str(tokenizer.pad_token or NONE),
             "begins with": str(tokenizer.bos_token or NONE),
@@ -62,15 +68,22 @@ class Side:
 
 @dataclass
 class Examined:
-    """What the faults are looked for in. `ends`: the log-prob of the end of turn after the chosen answers
-    of the first `pairs`. `adapter`: the folder of the adapter that came, if one did. `results`: those of the evaluation."""
+    """What the faults are looked for in. `adapter`: the folder of the adapter that was merged into the start, if one
+    was. `merged_adapter`: that of an adapter beside weights that were merged elsewhere, which lie in `merged_weights` if
+    they are not the examined ones. `results`: those of the
+    evaluation. `readings`: likelihoods of the preferences' answers; None if no template could render them.
+    `largest_rate`: the largest learning rate in a training log beside the model."""
 
     before: Side
     after: Side
     pairs: list[Pair]
     adapter: Path | None
     results: Results
-    ends: list[float]
+    readings: Readings | None = None
+    merged_adapter: Path | None = None
+    merged_weights: Path | None = None
+    largest_rate: float | None = None
+    again: str = ""
 
     @property
     def from_chat(self) -> bool:
@@ -81,3 +94,38 @@ class Examined:
     def conversations(self) -> Sequence[list[Message]]:
         """The conversations that are compared: two of our own, then those of the first pairs."""
         return [*GOLDEN, *([*pair.prompt, *pair.chosen] for pair in self.pairs[:20])]
+
+    def finding(
+        self,
+        name: str,
+        seen: str,
+        *,
+        is_fault: bool = True,
+        certain: bool = False,
+        interval: Interval | None = None,
+        causes: Sequence[str] | None = None,
+    ) -> Finding:
+        """Return the finding of this name in finding.yaml. `causes`: in place of those in the file."""
+        texts = TEXTS["findings"][name]
+        words = {
+            "again": self.again,
+            "model": self.after.place or self.after.title,
+            "start": self.before.place or self.before.title,
+            "before": self.before.title,
+        }
+        listed = texts["causes"] if causes is None else causes
+        return Finding(
+            name,
+            seen,
+            is_fault,
+            certain,
+            interval,
+            [cause.format(**words) for cause in listed],
+            texts["apart"].format(**words),
+        )
+
+    def fact(self, name: str, seen: str) -> list[Finding]:
+        """Return a fault that the files prove, as a list; empty if nothing was `seen`."""
+        if not seen:
+            return []
+        return [self.finding(name, seen, certain=True)]

@@ -1,127 +1,186 @@
 """Faults of weights: nothing was trained, it is another model's training, an adapter counts twice, rows are untrained."""
 
-import math
-from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
+from stages.evaluation.examined.finding import Finding
 from stages.evaluation.examined.sides import Examined
+from stages.evaluation.examined.stored_weights import StoredWeights
 from stages.models.loading import locate_output_embedding
-from stages.store.sealed_json import load_json, require_keys
-from stages.store.source_files import ADAPTER_CONFIG
 
 COMPARED = 12  # matrices of a model whose directions are compared
-ALIKE = 0.5  # the cosine of a matrix before and after, below which it is no continued training
-SAME = 0.05  # of an adapter's own length: by so much rounding moves what it stands on
+# The cosine of a matrix before and after, below which it is no continued training. Trainings at rates that wreck a
+# model still have 0.5; matrices of two models have 0.
+ALIKE = 0.2
+MOST_RANK = 64  # of a change; a larger one is not told apart
+NEGLIGIBLE = 1e-3  # of the largest singular value: rounding
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
 
-class Weights:
-    """The tensors of a folder of safetensors, each read when it is asked for."""
-
-    def __init__(self, folder: Path):
-        self.files = dict[str, Path]()
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                self.files |= dict.fromkeys(tensors.keys(), file)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self.files[name], framework="pt") as tensors:
-            return tensors.get_tensor(name).float()  # type: ignore[no-any-return]
+def not_whole(examined: Examined) -> list[Finding]:
+    """Find tensors that the model's class has no place for, or tokens without a row."""
+    warnings = [each for each in examined.after.warnings if each not in examined.before.warnings]
+    return examined.fact("not_whole", warnings[0].rstrip(".") if warnings else "")
 
 
-def shared_matrices(before: Weights, after: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the matrices of the same name and shape in both models."""
-    for name in before.files.keys() & after.files.keys():
+def unchanged(examined: Examined) -> list[Finding]:
+    """Find a model in which no tensor differs from the start's: no matrix, norm or bias."""
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
+    if before.names != after.names:
+        return []
+    is_rounded = False
+    for name in after.names:
         old, new = before[name], after[name]
-        if old.ndim == 2 and old.shape == new.shape:
-            yield old, new
-
-
-def not_whole(found: Examined) -> str:
-    """Tensors that the model's class has no place for, or tokens without a row."""
-    said = [warning for warning in found.after.warnings if warning not in found.before.warnings]
-    return said[0].rstrip(".") if said else ""
-
-
-def unchanged(found: Examined) -> str:
-    pairs = shared_matrices(Weights(found.before.came), Weights(found.after.came))
-    if any(not torch.equal(old, new) for old, new in pairs):
-        return ""
-    return f"its weights are those of {found.before.title}: nothing was trained, or what was is not here"
-
-
-def started_elsewhere(found: Examined) -> str:
-    """The reference of a preference loss is the model that the training started from, or under an adapter the model
-    below it: if that is not `before`, its reference was not either."""
-    if found.adapter:
-        beside, _ = below_adapter(found)
-        if beside > SAME and not merged_twice(found):
-            return f"its adapter stands on other weights than {found.before.title}'s, so its reference was another model"
-        return ""
-    before, after = Weights(found.before.came), Weights(found.after.came)
-    names = sorted(name for name in before.files if "layers" in name and name in after.files)
-    chosen = names[:: max(1, len(names) // COMPARED)]
-    cosines = [
-        float(torch.nn.functional.cosine_similarity(before[n].flatten(), after[n].flatten(), 0))
-        for n in chosen
-        if before[n].shape == after[n].shape
-    ]
-    if cosines and median(cosines) >= ALIKE:
-        return ""
-    return f"its weights are no training of {found.before.title}: they point elsewhere (a cosine of {median(cosines or [0.0]):.2f})"
-
-
-def merged_twice(found: Examined) -> str:
-    beside, doubled = below_adapter(found) if found.adapter else (0.0, 1.0)
-    if beside > SAME and doubled < SAME:
-        return "its adapter is merged into the weights that it stands on already, so that it counts twice"
-    return ""
-
-
-def below_adapter(found: Examined) -> tuple[float, float]:
-    """Return how far the weights below an adapter are from `before`, and how far from `before` with the adapter merged,
-    both by the length of the adapter's own change."""
-    assert found.adapter
-    config = load_json(found.adapter / ADAPTER_CONFIG, require_keys("r", "lora_alpha"))
-    before, after, adapter = map(Weights, (found.before.came, found.after.came, found.adapter))
-    moved, doubled, own = 0.0, 0.0, 0.0
-    for name in [name for name in adapter.files if ".lora_A." in name][:COMPARED]:
-        module = name.split(".lora_A.")[0].removeprefix("base_model.model.")
-        weight = f"{module}.weight"
-        if not {weight} <= before.files.keys() & after.files.keys():
+        if old.shape != new.shape:
+            return []
+        if torch.equal(old, new):
             continue
-        change = adapter[name.replace(".lora_A.", ".lora_B.")] @ adapter[name] * scale_of(config)
-        below = after[weight] - change - before[weight]
-        moved += float(below.square().sum())
-        doubled += float((below - change).square().sum())
-        own += float(change.square().sum())
-    return math.sqrt(moved / max(own, 1e-30)), math.sqrt(doubled / max(own, 1e-30))
+        if not torch.equal(old.bfloat16().float(), new):
+            return []
+        is_rounded = True
+    rounding = ", rounded to bf16" if is_rounded else ""
+    seen = f"all {len(after.names)} tensors are those of {examined.before.title}{rounding}"
+    return examined.fact("unchanged", seen)
 
 
-def scale_of(config: dict[str, Any]) -> float:
-    """Return the factor of an adapter's product (arXiv:2106.09685; with `use_rslora` arXiv:2312.03732)."""
-    rank = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-    return float(config["lora_alpha"] / rank)
+def started_elsewhere(examined: Examined) -> list[Finding]:
+    """Find a model that is no training of `before`. The reference of a preference loss is the model that the training
+    started from, or under an adapter the model below it: if that is not `before`, its reference was not either."""
+    if examined.adapter:
+        below = changes_below_adapter(examined)
+        if all_hold(below, 0.0) or all_hold(below, typical_times(below)):
+            return []
+        seen = f"its adapter stands on other weights than those of {examined.before.title}"
+        return examined.fact("started_elsewhere", seen)
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
+    cosines = list[float]()
+    for name in matrices_of_both(before, after):
+        old, new = before[name].flatten(), after[name].flatten()
+        cosines.append(float(torch.cosine_similarity(old, new, 0)))
+    typical = median(cosines or [0.0])
+    if typical >= ALIKE:
+        return []
+    seen = f"its matrices point elsewhere than those of {examined.before.title}: a cosine of {typical:.2f}"
+    return examined.fact("started_elsewhere", seen)
 
 
-def rows_untrained(found: Examined) -> str:
-    contract, place = found.after.contract, locate_output_embedding(found.after.came)
+def update_figures(examined: Examined) -> dict[str, list[str]]:
+    """Return size and rank of the change of some matrices, as a figure of both models: an adapter's rank is low."""
+    before, after = (
+        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+    )
+    sizes, ranks = list[float](), list[int]()
+    for name in matrices_of_both(before, after):
+        old = before[name]
+        change = after[name] - old
+        sizes.append(float(change.norm() / old.norm().clamp(min=1e-30)))
+        ranks.append(rank_of(change))
+    if not sizes:
+        return {}
+    more = " or more" if max(ranks) == MOST_RANK else ""
+    change_in_words = f"{min(sizes):.1e} to {max(sizes):.1e} of their length, of rank {min(ranks)} to {max(ranks)}{more}"
+    return {f"change of {len(sizes)} matrices": ["", change_in_words]}
+
+
+def rank_of(matrix: torch.Tensor) -> int:
+    """Return the rank of a matrix, at most MOST_RANK: that of its product with random columns."""
+    columns = torch.randn(matrix.shape[1], MOST_RANK, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(matrix @ columns)
+    return int((values > NEGLIGIBLE * values.max()).sum()) if values.max() > 0 else 0
+
+
+def matrices_of_both(before: StoredWeights, after: StoredWeights) -> list[str]:
+    """Return the names of some matrices in the layers of both models, of equal shape."""
+    names = [name for name in sorted(before.names) if "layers" in name and name in after]
+    matrices = [name for name in names if before[name].ndim == 2]
+    chosen = matrices[:: max(1, len(matrices) // COMPARED)]
+    return [name for name in chosen if before[name].shape == after[name].shape]
+
+
+def merged_twice(examined: Examined) -> list[Finding]:
+    """Find an adapter that is in the weights under it already, once or by another factor."""
+    if not examined.adapter:
+        return []
+    below = changes_below_adapter(examined)
+    times = typical_times(below)
+    if all_hold(below, 0.0) or not all_hold(below, times):
+        return []
+    seen = (
+        f"the weights under its adapter are those of {examined.before.title} with {times:.3g} times "
+        f"the adapter's change, so that it counts {times + 1:.3g} times"
+    )
+    return examined.fact("merged_twice", seen)
+
+
+def merged_at_another_scale(examined: Examined) -> list[Finding]:
+    """Find merged weights that hold the adapter beside them by another factor than alpha / r, or in some layers alone."""
+    if not examined.merged_adapter:
+        return []
+    weights = examined.merged_weights or examined.after.came
+    changes = read_changes(examined.merged_adapter, examined.before.came, weights)
+    if all_hold(changes, 1.0):
+        return []
+    merged = [change for change in changes if change.holds(1.0)]
+    absent = [change for change in changes if change.holds(0.0)]
+    if merged and absent and len(merged) + len(absent) == len(changes):
+        seen = f"{len(absent)} of {len(changes)} layers are without the change of the adapter beside them"
+        return examined.fact("merged_at_another_scale", seen)
+    times = typical_times(changes)
+    if not all_hold(changes, times):
+        seen = f"its weights are not those of {examined.before.title} with the adapter beside them"
+        return [examined.finding("merged_at_another_scale", seen, is_fault=False)]
+    seen = (
+        f"its weights hold {times:.3g} times the change of the adapter beside them, alpha / r · BA"
+    )
+    return examined.fact("merged_at_another_scale", seen)
+
+
+def changes_below_adapter(examined: Examined) -> list[LayerChange]:
+    """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
+    assert examined.adapter
+    merged = read_changes(examined.adapter, examined.before.came, examined.after.came)
+    return [replace(each, of_weights=each.of_weights - each.by_adapter) for each in merged]
+
+
+@cache
+def read_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
+    weights = (StoredWeights.of_folder(folder) for folder in (before, after))
+    return [*layer_changes(adapter, *weights)]
+
+
+def all_hold(changes: list[LayerChange], times: float) -> bool:
+    """Return whether all layers hold their adapter's change so many times."""
+    return all(change.holds(times) for change in changes)
+
+
+def typical_times(changes: list[LayerChange]) -> float:
+    return median([change.times for change in changes] or [0.0])
+
+
+def rows_untrained(examined: Examined) -> list[Finding]:
+    """Find new tokens of the template or the end of turn whose rows are still the mean of all rows."""
+    contract, place = examined.after.contract, locate_output_embedding(examined.after.came)
     if place is None:
-        return ""
+        return []
     file, name = place
-    rows = Weights(file.parent)[name]
+    rows = StoredWeights.of_file(file)[name]
     mean = rows.mean(0)
     usual = float((rows[:SAMPLED] - mean).norm(dim=1).median())
-    ids = {i for turns in found.conversations[:3] for i in contract.prompt(turns[:-1])}
+    ids = {i for turns in examined.conversations[:3] for i in contract.prompt(turns[:-1])}
     used = sorted(i for i in {*ids, contract.stop_ids[0]} & contract.added if i < len(rows))
     untrained = [i for i in used if float((rows[i] - mean).norm()) < NEAR_MEAN * usual]
     if not untrained:
-        return ""
+        return []
     tokens = ", ".join(map(str, contract.tokenizer.convert_ids_to_tokens(untrained)))
-    return f"the rows of {tokens} in its embedding are the mean of the others: they were added, and never trained"
+    seen = f"the rows of {tokens} in its embedding are the mean of all rows, as rows are when they are added"
+    return examined.fact("rows_untrained", seen)

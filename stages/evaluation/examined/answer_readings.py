@@ -1,0 +1,304 @@
+"""Likelihoods of the preferences' chosen answers: under both models' own templates, under other forms, behind other
+numbers of BOS, and of the end of turn after each. Where an end is in question, the models answer with room to end."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from stages.config.choices import Forward, Precision
+from stages.evaluation.examined.answer_forms import (
+    MOST_ANSWER_TOKENS,
+    Row,
+    bos_rows,
+    form_rows,
+)
+from stages.models import scoring
+from stages.models.contract import Contract
+from stages.models.loading import load_model, read_context_length, resolve_device
+from stages.models.rendering import ContractError
+from stages.store.records import Pair
+from stages.store.workspace import Progress
+
+NO_LIMIT = 1_000_000  # tokens of a model whose config has none
+MOST_TRIED = 1_000  # pairs
+MOST_ANSWERS = 64  # that are read under both models' own templates
+SCREENED = 8  # answers by which the likeliest other form is chosen
+COMPARED = 32  # further answers, at most, on which that form is compared
+QUESTIONED = 8  # prompts that are answered with room to end
+ROOM = 4  # times the longest of their chosen answers
+LEAST_ROOM = 128  # tokens
+SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
+FELL = 0.1  # a fall of the mean probability of the end of turn
+
+
+@dataclass
+class Answers:
+    """A model's readings of whole answers under its own template. `nats`: the mean log-prob of a token of each. `ends`:
+    the probability of the end of turn after each."""
+
+    nats: list[float]
+    ends: list[float]
+
+
+@dataclass
+class Comparison:
+    """The likelihood of answers in another form than the model's own, in nats a token. `title`: the form. `tried`: the
+    model's mean on a few answers in each form that was tried."""
+
+    title: str
+    tried: dict[str, float]
+    own_after: list[float]
+    other_after: list[float]
+    own_before: list[float]
+    other_before: list[float]
+
+
+@dataclass
+class LeftToEnd:
+    """Answers to some prompts with room to end. `room`: tokens. `after`, `before`: of each model, whether each ended."""
+
+    room: int
+    after: list[bool]
+    before: list[bool]
+
+
+@dataclass
+class Readings:
+    """What both models make of the chosen answers of `pairs`. `other_ends`: the probability of each other stop token
+    after them, where the end of turn is unlikely. `form`, `bos`: the likeliest other form, and number of BOS. `left`:
+    None where no end is in question."""
+
+    pairs: list[Pair]
+    before: Answers
+    after: Answers
+    lengths: list[int]
+    other_ends: dict[str, list[float]] = field(default_factory=dict)
+    form: Comparison | None = None
+    bos: Comparison | None = None
+    left: LeftToEnd | None = None
+
+
+class Reader:
+    """A loaded model that scores rows and answers prompts."""
+
+    def __init__(self, device: str, precision: Precision, title: str, folder: Path):
+        model = load_model(folder, device=resolve_device(device))
+        self.model = scoring.install_scoring(model, Forward.padded)
+        self.precision = precision
+        self.title = title
+
+    def score(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Return the log-prob of each token of the completions of rows."""
+        scored = [list[float]()] * len(rows)
+        lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+        progress = Progress(len(rows), f"answers read by {self.title}", "answer")
+        with progress, scoring.round_weights_once(self.model.device):
+            for batch in scoring.batches_by_length(lengths, None, self.model.device):
+                of_batch = scoring.completion_log_probs(
+                    self.model, [rows[i] for i in batch], self.precision
+                )
+                for i, log_probs in zip(batch, of_batch, strict=True):
+                    scored[i] = log_probs
+                progress.update(len(batch))
+        return scored
+
+    @torch.inference_mode()
+    def answers_end(self, prompts: Sequence[list[int]], stops: list[int], room: int) -> list[bool]:
+        """Return whether the likeliest answer to each prompt ends within `room` tokens."""
+        ended = list[bool]()
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=self.model.device)
+            written = self.model.generate(  # type: ignore[operator]
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=room,
+                do_sample=False,
+                repetition_penalty=1.0,
+                eos_token_id=stops,
+                pad_token_id=stops[0],
+            )
+            ended.append(int(written[0, -1]) in stops)
+        return ended
+
+
+@dataclass
+class Model:
+    """A model's folder under the contract of its template, that contract, and how the folder is opened."""
+
+    folder: Path
+    contract: Contract
+    open: Callable[[Path], Reader]
+
+
+def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings | None:
+    """Return what both models make of the chosen answers; None if either template renders none of them within the
+    context. One model is in memory at a time."""
+    read = list[Pair]()
+    own_before, own_after = list[Row](), list[Row]()
+    contexts = [read_context_length(model.folder) for model in (before, after)]
+    context = min((length for length in contexts if length), default=NO_LIMIT)
+    for pair in pairs[:MOST_TRIED]:
+        first = own_row(pair, before.contract, context)
+        second = own_row(pair, after.contract, context)
+        if first and second and len(read) < MOST_ANSWERS:
+            read.append(pair)
+            own_before.append(first)
+            own_after.append(second)
+    if not read:
+        return None
+    forms_after = [partial(form_rows, pair, after.contract) for pair in read]
+    forms_before = [partial(form_rows, pair, before.contract) for pair in read]
+    bos_after = [partial(bos_rows, row, after.contract) for row in own_after]
+    bos_before = [partial(bos_rows, row, before.contract) for row in own_before]
+
+    reader = after.open(after.folder)
+    answers_after = as_answers(reader.score(own_after))
+    others = other_ends(reader, after.contract, own_after, answers_after)
+    form = likeliest(reader, own_after, forms_after)
+    bos = likeliest(reader, own_after, bos_after)
+    questioned = questioned_answers(answers_after)
+    left = None
+    if questioned:
+        room = room_to_end([own_after[i] for i in questioned], context)
+        prompts = [own_after[i][0] for i in questioned]
+        left = LeftToEnd(room, reader.answers_end(prompts, after.contract.stop_ids, room), [])
+    del reader
+
+    reader = before.open(before.folder)
+    answers_before = as_answers(reader.score(own_before))
+    if left:
+        prompts = [own_before[i][0] for i in questioned]
+        left.before = reader.answers_end(prompts, before.contract.stop_ids, left.room)
+    return Readings(
+        read,
+        answers_before,
+        answers_after,
+        [len(answer) - 1 for _, answer in own_after],
+        others,
+        compare(reader, form, own_before, forms_before),
+        compare(reader, bos, own_before, bos_before),
+        left,
+    )
+
+
+def own_row(pair: Pair, contract: Contract, context: int) -> Row | None:
+    """Return prompt and chosen answer with its end, as the model's own template writes them; None if it refuses them, if
+    they exceed the context, or if the answer is several turns."""
+    if pair.parts_early:
+        return None
+    with suppress(ContractError):
+        prompt, answer = contract.completion(pair.prompt, pair.chosen)
+        if len(answer) > 1 and len(prompt) + len(answer) < context:
+            return prompt, answer
+    return None
+
+
+def as_answers(scored: Sequence[list[float]]) -> Answers:
+    nats = [fmean(log_probs[:-1]) for log_probs in scored]
+    ends = torch.tensor([log_probs[-1] for log_probs in scored]).exp()
+    return Answers(nats, ends.tolist())
+
+
+def other_ends(
+    reader: Reader, contract: Contract, rows: Sequence[Row], answers: Answers
+) -> dict[str, list[float]]:
+    """Return the probability of each stop token but the end of turn after the answers, where the end is unlikely."""
+    if fmean(answers.ends) >= SELDOM:
+        return {}
+    ends = dict[str, list[float]]()
+    tokenizer = contract.tokenizer
+    for stop in dict.fromkeys([*contract.stop_ids[1:], tokenizer.eos_token_id]):
+        if stop is None or stop == contract.stop_ids[0]:
+            continue
+        scored = reader.score([(prompt, [*answer[:-1], stop]) for prompt, answer in rows])
+        ends[contract.spelling(stop)] = as_answers(scored).ends
+    return ends
+
+
+def questioned_answers(answers: Answers) -> list[int]:
+    """Return the places of the answers after which an end is least likely; none if all have one."""
+    order = sorted(range(len(answers.ends)), key=answers.ends.__getitem__)
+    seldom = [i for i in order if answers.ends[i] < 0.5]
+    # a few answers that go on are no fault
+    return seldom[:QUESTIONED] if len(seldom) > len(order) / 10 else []
+
+
+def room_to_end(rows: Sequence[Row], context: int) -> int:
+    """Return the tokens that an answer may have: several times those of the longest chosen one, within the context."""
+    wanted = max(LEAST_ROOM, ROOM * max(len(answer) for _, answer in rows))
+    return max(1, min(wanted, context - max(len(prompt) for prompt, _ in rows)))
+
+
+@dataclass
+class Likeliest:
+    """The form in which a model finds answers likeliest, its mean in each form that was tried, and the `places` of other
+    answers on which the form is compared."""
+
+    title: str
+    tried: dict[str, float]
+    places: list[int]
+    own: list[float]
+    other: list[float]
+
+
+def likeliest(
+    reader: Reader, own: Sequence[Row], rows: Sequence[Callable[[], dict[str, Row]]]
+) -> Likeliest | None:
+    """Return the other form that a model finds likeliest by the first answers, and both likelihoods on further ones. The
+    choice and the comparison are on different answers, so that the best of many forms has no advantage. None if there
+    are too few answers, or no other form."""
+    if len(own) < 2 * SCREENED:
+        return None
+    screened = [rows_of() for rows_of in rows[:SCREENED]]
+    titles = [title for title in screened[0] if all(title in of_row for of_row in screened)]
+    if not titles:
+        return None
+    means = dict[str, float]()
+    for title in titles:
+        means[title] = fmean(nats_of(reader, [of_row[title] for of_row in screened]))
+    title = max(means, key=means.__getitem__)
+    places = list[int]()
+    own_rows, other_rows = list[Row](), list[Row]()
+    for i in range(SCREENED, min(len(own), SCREENED + COMPARED)):
+        other = rows[i]().get(title)
+        if other:
+            places.append(i)
+            own_rows.append(cut(own[i]))
+            other_rows.append(other)
+    if len(places) < SCREENED:
+        return None
+    return Likeliest(title, means, places, nats_of(reader, own_rows), nats_of(reader, other_rows))
+
+
+def compare(
+    reader: Reader,
+    form: Likeliest | None,
+    own: Sequence[Row],
+    rows: Sequence[Callable[[], dict[str, Row]]],
+) -> Comparison | None:
+    """Return how the start reads the same answers in the same form, if its template has them in this form."""
+    if form is None:
+        return None
+    others = [rows[i]().get(form.title) for i in form.places]
+    other_rows = [row for row in others if row]
+    if len(other_rows) < len(others):
+        return Comparison(form.title, form.tried, form.own, form.other, [], [])
+    own_nats = nats_of(reader, [cut(own[i]) for i in form.places])
+    return Comparison(
+        form.title, form.tried, form.own, form.other, own_nats, nats_of(reader, other_rows)
+    )
+
+
+def cut(row: Row) -> Row:
+    """Return a row without its end of turn, and with the first tokens of a long answer alone."""
+    prompt, answer = row
+    return prompt, answer[:-1][:MOST_ANSWER_TOKENS]
+
+
+def nats_of(reader: Reader, rows: Sequence[Row]) -> list[float]:
+    return [fmean(log_probs) for log_probs in reader.score(rows)]

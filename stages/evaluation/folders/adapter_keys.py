@@ -1,0 +1,225 @@
+"""What an adapter's own keys and tensors say: scale, patterns, layers, size and rank of what it adds to its base."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.config.errors import UserError
+from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.key_effects import row_difference
+from stages.evaluation.folders.model_folder import ModelFolder
+from stages.evaluation.folders.stored_tensors import StoredTensors
+from stages.evaluation.folders.tensor_keys import (
+    NONE,
+    RANKED,
+    directions_difference,
+    examples,
+    not_finite_differences,
+    percent,
+)
+from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
+from stages.models.adapter_folder import Adapter, read_adapter
+from stages.models.safe_folder import read_json
+from stages.store.source_files import ADAPTER_CONFIG
+
+PREFIX = "base_model.model."
+SAVED = ".modules_to_save"
+MAGNITUDE = "lora_magnitude_vector"
+NO_ADAPTER = "no adapter"
+OUTWEIGHS = 1.0  # an adapter as long as the weights below
+
+
+def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
+    """Return what an adapter does to the weights below it."""
+    assert model.adapter
+    tensors, below = StoredTensors(model.adapter), StoredTensors(model.place)
+    differences = base_differences(start, model)
+    try:
+        adapter = read_adapter(model.adapter)
+    except UserError as error:
+        text = str(error).removeprefix(f"{model.adapter}/")
+        return [*differences, row_difference("adapter", NO_ADAPTER, text, Level.breaks)]
+    figures = [tensor_figures(below, tensors, name) for name in sorted(tensors.files)]
+    return [
+        *differences,
+        *not_finite_differences(figures),
+        *setting_differences(adapter),
+        *layer_differences(adapter, below),
+        *update_differences(adapter, tensors, below),
+    ]
+
+
+def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
+    """Return the difference of the model that an adapter names from the start, if both are on this machine."""
+    assert model.adapter
+    config = read_json(model.adapter / ADAPTER_CONFIG)
+    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not named or Path(str(named)).resolve() == start.place.resolve():
+        return []
+    if model.place.resolve() == start.place.resolve():
+        text = f"{named}, which is not a folder here"
+        return [row_difference("adapter: base", f"read over {start.place}", text, Level.differs)]
+    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    change, whole = 0.0, 0.0
+    for name in sorted(old.files.keys() & new.files.keys()):
+        figures = tensor_figures(old, new, name)
+        change += figures.change
+        whole += figures.before.square if figures.before else 0.0
+    if not change and old.files.keys() == new.files.keys():
+        return [
+            row_difference(
+                "adapter: base", str(start.place), f"{named}, the same weights", Level.differs
+            )
+        ]
+    text = f"{named}, whose weights are {percent(change, whole)} from these"
+    return [row_difference("adapter: base", str(start.place), text, Level.changes)]
+
+
+def setting_differences(adapter: Adapter) -> list[Difference]:
+    """Return the scale of an adapter, and its keys that change how it is added."""
+    differences = [row_difference("adapter: scale", NO_ADAPTER, scale_text(adapter), Level.differs)]
+    if adapter.config.get("use_dora"):
+        differences.append(row_difference("adapter: use_dora", NO_ADAPTER, "true", Level.differs))
+    unused = list[str]()
+    for field in ("rank_pattern", "alpha_pattern"):
+        used = {adapter.pattern_of(field, name) for name in adapter.adapted_names}
+        patterns = adapter.config.get(field) or {}
+        unused += [f"{field} {pattern}" for pattern in patterns if pattern not in used]
+    if unused:
+        differences.append(
+            row_difference("adapter: patterns", NO_ADAPTER, ", ".join(unused), Level.changes)
+        )
+    return differences
+
+
+def scale_text(adapter: Adapter) -> str:
+    """Return alpha and rank with the scale that they make, and the range of scales if patterns give layers their own."""
+    config = adapter.config
+    root = "√" if config.get("use_rslora") else ""
+    text = f"alpha {config['lora_alpha']:g} / {root}r {config['r']} = {scale_of(config, config['r'], config['lora_alpha']):.3g}"
+    scales = sorted({scale_of_layer(adapter, module) for module in adapter.factors})
+    if len(scales) > 1:
+        text = f"{text}; by layer {scales[0]:.3g} to {scales[-1]:.3g}"
+    return text
+
+
+def scale_of(config: dict[str, Any], rank: int, alpha: float) -> float:
+    """Return the factor of B·A (arXiv:2106.09685; with `use_rslora` arXiv:2312.03732)."""
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def scale_of_layer(adapter: Adapter, module: str) -> float:
+    """Return the scale of one layer, with the patterns that its name fits."""
+    values = dict[str, float]()
+    for field, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        pattern = adapter.pattern_of(field, module)
+        values[plain] = adapter.config[plain] if pattern is None else adapter.config[field][pattern]
+    return scale_of(adapter.config, int(values["r"]), values["lora_alpha"])
+
+
+def layer_differences(adapter: Adapter, below: StoredTensors) -> list[Difference]:
+    """Return the layers that an adapter changes, and those that the model below does not have."""
+    names = sorted({module.rpartition(".")[2] for module in adapter.factors})
+    text = f"{len(adapter.factors)}: {', '.join(names)}"
+    differences = [row_difference("adapter: layers", NO_ADAPTER, text, Level.differs)]
+    missing = [module for module in sorted(adapter.factors) if f"{module}.weight" not in below]
+    # experts are parameters without a name of their own
+    if missing and not adapter.config.get("target_parameters"):
+        differences.append(
+            row_difference("adapter: without a place", NONE, examples(missing), Level.breaks)
+        )
+    return differences
+
+
+def update_differences(
+    adapter: Adapter, tensors: StoredTensors, below: StoredTensors
+) -> list[Difference]:
+    """Return size and rank of what an adapter adds, layers without any effect, and what it replaces."""
+    change, whole = 0.0, 0.0
+    directions, sides, idle = list[int](), list[int](), list[str]()
+    modules = [module for module in sorted(adapter.factors) if f"{module}.weight" in below]
+    ranked = {*modules[:: max(1, -(-len(modules) // RANKED))]}
+    for module in modules:
+        update = layer_update(adapter, tensors, below, module)
+        length = float(update.double().square().sum())
+        change += length
+        whole += float(below.matrix(f"{module}.weight").double().square().sum())
+        if not length:
+            idle.append(module)
+        elif module in ranked:
+            directions.append(count_directions(update))
+            sides.append(min(update.shape))
+    differences = list[Difference]()
+    if modules:
+        level = Level.changes if change >= OUTWEIGHS * whole else Level.differs
+        text = f"{percent(change, whole)} of the changed weights"
+        differences.append(row_difference("adapter: change", NO_ADAPTER, text, level))
+    if idle:
+        level = Level.changes if len(idle) == len(modules) else Level.differs
+        text = f"zero in {len(idle)} of {len(modules)} layers"
+        differences.append(row_difference("adapter: B", NO_ADAPTER, text, level))
+    if directions:
+        differences.append(directions_difference("adapter", directions, sides))
+    return [*differences, *replaced_differences(tensors, below)]
+
+
+def layer_update(
+    adapter: Adapter, tensors: StoredTensors, below: StoredTensors, module: str
+) -> Tensor:
+    """Return what an adapter adds to the weight of one layer."""
+    first, second = factor_matrices(tensors, module)
+    update = second @ first * scale_of_layer(adapter, module)
+    weight = below.matrix(f"{module}.weight")
+    if (
+        update.shape != weight.shape
+    ):  # an embedding, or a layer that stores its weight the other way
+        update = update.T
+    magnitudes = [
+        name for name in tensors.files if name.startswith(f"{PREFIX}{module}.{MAGNITUDE}")
+    ]
+    if not magnitudes:
+        return update
+    # DoRA gives each row of the sum a length of its own (arXiv:2402.09353)
+    whole = weight + update
+    lengths = tensors.matrix(magnitudes[0]).reshape(-1, 1)
+    return whole * (lengths / torch.linalg.vector_norm(whole, dim=1, keepdim=True)) - weight
+
+
+def factor_matrices(tensors: StoredTensors, module: str) -> list[Tensor]:
+    """Return the matrices A and B of a layer."""
+    matrices = list[Tensor]()
+    for letter in "AB":
+        names = [
+            f"{PREFIX}{module}.lora_{letter}.weight",
+            f"{PREFIX}{module}.lora_embedding_{letter}",
+        ]
+        [name] = [name for name in names if name in tensors]
+        matrices.append(tensors.matrix(name))
+    return matrices
+
+
+def replaced_differences(tensors: StoredTensors, below: StoredTensors) -> list[Difference]:
+    """Return the weights that an adapter replaces, with their change."""
+    changes = list[str]()
+    for name in sorted(tensors.files):
+        target = name.removeprefix(PREFIX).replace(SAVED, "")
+        if ".lora_" in name or target not in below:
+            continue
+        if tensors.shapes[name] != below.shapes[target]:
+            changes.append(f"{target}: another shape")
+            continue
+        old, new = below.matrix(target), tensors.matrix(name)
+        size = percent(float((new - old).square().sum()), float(old.square().sum()))
+        changes.append(f"{target} {size}")
+    if not changes:
+        return []
+    return [row_difference("adapter: trained whole", NONE, listed_changes(changes), Level.differs)]
+
+
+def listed_changes(changes: Sequence[str]) -> str:
+    first_changes = ", ".join(changes[:3])
+    return first_changes if len(changes) <= 3 else f"{first_changes} and {len(changes) - 3} others"

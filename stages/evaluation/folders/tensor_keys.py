@@ -1,0 +1,381 @@
+"""Differences of the weights: types, missing tensors, rows that are zero or not finite, few values, size and rank."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, median_low
+
+from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.key_effects import row_difference
+from stages.evaluation.folders.model_folder import ModelFolder
+from stages.evaluation.folders.stored_tensors import StoredTensors
+from stages.evaluation.folders.tensor_statistics import (
+    SHOWN_ROWS,
+    TensorFigures,
+    changed_matrix,
+    count_directions,
+    is_comparable,
+    rankable_names,
+    tensor_figures,
+)
+
+INDEX = "model.safetensors.index.json"
+HEADS = ("lm_head.weight", "embed_out.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+LAYER = re.compile(r"\.(\d+)\.")
+# parts of a model by a pattern in the names of their tensors; the first that fits counts
+KINDS = {
+    "biases": r"\.bias$",
+    "norms": r"norm|\bln_|layernorm",
+    "head": r"lm_head|embed_out",
+    "embedding": r"embed|\bwte\b|\bwpe\b",
+    "attention": r"attn|attention",
+    "feed-forward": r"mlp|ffn|feed_forward|experts|dense",
+}
+OTHER_KIND = "others"
+RANKED = 12  # matrices whose change is taken apart
+FEW_VALUES = 28.0  # of 32 side by side: bf16 has 31.6, int8 29, 6 bits and fp8 fewer than 26
+FEWER = 0.92  # of the start's number
+MORE_ZEROS = 0.05
+LARGER = 10.0  # times the start's largest weight of a matrix
+POINTS_ELSEWHERE = 0.5  # cosine
+NONE = "none"
+# places of the output head
+TIED = "tied to the embedding"
+COPIED = "tied to the embedding, and the same in the file"
+IN_FILE = "in the file"
+NOWHERE = "neither tied nor in the file"
+
+
+def weight_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
+    """Return the differences of the weights of two folders."""
+    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    differences = file_differences(start.place, model.place, old, new)
+    if not new.files:
+        return differences
+    differences += name_differences(old, new, model)
+    differences += type_differences(old, new)
+    differences += head_differences(start, model, old, new)
+    figures = [tensor_figures(old, new, name) for name in sorted(new.files)]
+    return differences + figure_differences(old, new, figures, start.title)
+
+
+def figure_differences(
+    old: StoredTensors, new: StoredTensors, figures: Sequence[TensorFigures], start_title: str
+) -> list[Difference]:
+    """Return what the figures of all tensors tell."""
+    shared = [each for each in figures if each.before]
+    return [
+        *not_finite_differences(figures),
+        *zero_row_differences(shared),
+        *zero_differences(shared),
+        *value_differences(shared),
+        *largest_differences(shared),
+        *turned_differences(shared),
+        *change_differences(old, new, shared, start_title),
+    ]
+
+
+def file_differences(
+    start: Path, model: Path, old: StoredTensors, new: StoredTensors
+) -> list[Difference]:
+    """Return the files of weights that are missing or cannot be read."""
+    problems = [*new.problems, *missing_shards(model)]
+    if not new.files and not problems:
+        problems = ["no *.safetensors"]
+    if not problems:
+        return []
+    earlier = "; ".join([*old.problems, *missing_shards(start)]) or "all read"
+    return [row_difference("weights: files", earlier, "; ".join(problems[:3]), Level.breaks)]
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """Return the files that the index of a folder names and that are not there."""
+    index = folder / INDEX
+    if not index.exists():
+        return []
+    files = {*json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()}
+    return [f"{name} is missing" for name in sorted(files) if not (folder / name).exists()]
+
+
+def name_differences(
+    old: StoredTensors, new: StoredTensors, model: ModelFolder
+) -> list[Difference]:
+    """Return the tensors that one of two models does not have, or has in another shape."""
+    differences = list[Difference]()
+    layers = getattr(model.config and model.config.get_text_config(), "num_hidden_layers", None)
+    missing = [
+        name
+        for name in sorted(old.files.keys() - new.files.keys())
+        if not name.endswith(HEADS) and not is_beyond_layers(name, layers)
+    ]
+    further = [
+        name for name in sorted(new.files.keys() - old.files.keys()) if not name.endswith(HEADS)
+    ]
+    reshaped = [
+        name
+        for name in sorted(old.files.keys() & new.files.keys())
+        if not is_comparable(old.shapes[name], new.shapes[name])
+    ]
+    if missing:
+        differences.append(
+            row_difference("weights: missing", NONE, examples(missing), Level.breaks)
+        )
+    if further:
+        differences.append(
+            row_difference("weights: not in the start", NONE, examples(further), Level.changes)
+        )
+    if reshaped:
+        name = reshaped[0]
+        differences.append(
+            row_difference(
+                "weights: shape",
+                f"{name} {old.shapes[name]}",
+                f"{new.shapes[name]}, of {len(reshaped)} such",
+                Level.changes,
+            )
+        )
+    return differences
+
+
+def is_beyond_layers(name: str, layers: object) -> bool:
+    """Return whether a tensor is of a layer that the config does not have."""
+    match = LAYER.search(name)
+    return bool(match and isinstance(layers, int) and int(match[1]) >= layers)
+
+
+def examples(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names):,} tensors, as {names[0]}"
+
+
+def type_differences(old: StoredTensors, new: StoredTensors) -> list[Difference]:
+    """Return the difference of the types that weights are stored in."""
+    first, second = types_text(old), types_text(new)
+    return (
+        [row_difference("weights: type", first, second, Level.differs)] if first != second else []
+    )
+
+
+def types_text(tensors: StoredTensors) -> str:
+    """Return the types of a folder's weights, the most frequent first."""
+    elements = Counter[str]()
+    for name, kind in tensors.types.items():
+        elements[kind] += tensors.size(name)
+    return ", ".join(kind for kind, _ in elements.most_common()) or NONE
+
+
+def head_differences(
+    start: ModelFolder, model: ModelFolder, old: StoredTensors, new: StoredTensors
+) -> list[Difference]:
+    """Return the difference of where the output head comes from. It matters if config.json ties it to the embedding,
+    and a file has another head."""
+    before, after = head_text(start, old), head_text(model, new)
+    if before == after or not after:
+        return []
+    if after in (TIED, IN_FILE):
+        level = Level.differs
+    elif after == COPIED:
+        return [row_difference("weights: copy of the head", before, after, Level.differs)]
+    else:
+        level = Level.breaks if after == NOWHERE else Level.changes
+    return [row_difference("weights: head", before, after, level)]
+
+
+def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
+    """Return where a model's output head comes from; '' if its names or its config are not known."""
+    embedding = next((name for name in tensors.files if name.endswith(EMBEDDINGS)), None)
+    head = next((name for name in tensors.files if name.endswith(HEADS)), None)
+    if embedding is None or folder.config is None:
+        return ""
+    is_tied = folder.config.get_text_config().tie_word_embeddings
+    if head is None:
+        return TIED if is_tied else NOWHERE
+    if not is_tied:
+        return IN_FILE
+    if tensors.shapes[head] != tensors.shapes[embedding]:
+        return f"{TIED}; the file has one of another shape"
+    distance, length = 0.0, 0.0
+    for first, second in zip(tensors.blocks(embedding), tensors.blocks(head), strict=True):
+        distance += float((first.float() - second.float()).square().sum())
+        length += float(first.float().square().sum())
+    if not distance:
+        return COPIED
+    return f"{TIED}; the file has another, {percent(distance, length)} from it"
+
+
+def percent(square: float, square_of_whole: float) -> str:
+    """Return the length of a part by that of the whole, both given as squares."""
+    if not square_of_whole:
+        return "from zero" if square else "0%"
+    share = 100 * (square / square_of_whole) ** 0.5
+    return f"{share:.0f}%" if share >= 100 else f"{share:.2g}%"
+
+
+def not_finite_differences(figures: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the rows with values that are NaN or infinite, unless the start has the same."""
+    rows = {each.name: each.not_finite_rows for each in figures}
+    before = {each.name: each.before.not_finite_rows for each in figures if each.before}
+    if not any(rows.values()) or rows == before:
+        return []
+    texts = rows_text(before), rows_text(rows)
+    return [row_difference("weights: NaN or infinite", *texts, Level.breaks)]
+
+
+def rows_text(rows_by_name: dict[str, list[int]]) -> str:
+    """Return the number of rows in all tensors, and the first of them."""
+    count = sum(map(len, rows_by_name.values()))
+    if not count:
+        return NONE
+    name, rows = next((name, rows) for name, rows in rows_by_name.items() if rows)
+    row_list = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    tensors = sum(1 for rows in rows_by_name.values() if rows)
+    return f"{count:,} row{'s' if count > 1 else ''} in {tensors} tensor{'s' if tensors > 1 else ''}, as {row_list} of {name}"
+
+
+def zero_row_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the rows of matrices that are zero, and were not in the start."""
+    rows = {each.name: each.new_zero_rows for each in shared if each.is_matrix}
+    if not any(rows.values()):
+        return []
+    earlier = {
+        each.name: each.before.zero_rows for each in shared if each.before and each.is_matrix
+    }
+    text = rows_text(rows)
+    return [row_difference("weights: zero rows", rows_text(earlier), text, Level.changes)]
+
+
+def zero_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the share of single weights that are zero, if it rose; zero rows are left to their own difference."""
+    matrices = [
+        each for each in shared if each.is_matrix and not each.new_zero_rows and each.before
+    ]
+    elements = sum(each.elements for each in matrices)
+    if not elements:
+        return []
+    now = sum(each.zeros for each in matrices) / elements
+    earlier = sum(each.before.zeros for each in matrices if each.before) / elements
+    if now - earlier < MORE_ZEROS:
+        return []
+    return [row_difference("weights: zeros", f"{earlier:.0%}", f"{now:.0%}", Level.changes)]
+
+
+def value_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return how many different values weights side by side have, if that fell in some matrices."""
+    fallen = list[TensorFigures]()
+    for each in shared:
+        assert each.before
+        is_few = 0 < each.values_side_by_side < FEW_VALUES and not each.new_zero_rows
+        if is_few and each.values_side_by_side < FEWER * each.before.values_side_by_side:
+            fallen.append(each)
+    if not fallen:
+        return []
+    now = fmean(each.values_side_by_side for each in fallen)
+    earlier = fmean(each.before.values_side_by_side for each in fallen if each.before)
+    text = f"{now:.1f} of 32 in {len(fallen)} matrices, as {fallen[0].name}"
+    start_text = f"{earlier:.1f} of 32"
+    return [row_difference("weights: values side by side", start_text, text, Level.changes)]
+
+
+def largest_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the matrix whose largest weight grew most, if it grew by far."""
+    grown = list[tuple[float, TensorFigures]]()
+    for each in shared:
+        assert each.before
+        if each.is_matrix and each.before.largest and each.largest / each.before.largest >= LARGER:
+            grown.append((each.largest / each.before.largest, each))
+    if not grown:
+        return []
+    _, figures = max(grown, key=growth)
+    assert figures.before
+    text = f"{figures.largest:.3g} in {figures.name}"
+    return [
+        row_difference("weights: largest", f"{figures.before.largest:.3g}", text, Level.changes)
+    ]
+
+
+def growth(grown: tuple[float, TensorFigures]) -> float:
+    return grown[0]
+
+
+def turned_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the matrices that point elsewhere than the start's."""
+    matrices = [each for each in shared if each.is_matrix]
+    turned = [each for each in matrices if each.cosine < POINTS_ELSEWHERE and each.square]
+    if not turned:
+        return []
+    least = min(turned, key=cosine_of)
+    text = f"{len(turned)} of {len(matrices)} matrices, as {least.name} with a cosine of {least.cosine:.2f}"
+    return [row_difference("weights: turned", NONE, text, Level.changes)]
+
+
+def cosine_of(figures: TensorFigures) -> float:
+    return figures.cosine
+
+
+def change_differences(
+    old: StoredTensors, new: StoredTensors, shared: Sequence[TensorFigures], start_title: str
+) -> list[Difference]:
+    """Return size and rank of the change of all weights, by the parts of a model."""
+    if not shared:
+        return []
+    change = sum(each.change for each in shared)
+    if not change:
+        text = f"every weight is that of {start_title}"
+        return [row_difference("weights: nothing changed", "", text, Level.changes)]
+    whole = sum(each.before.square for each in shared if each.before)
+    sizes = "; ".join(sizes_by_kind(shared))
+    text = f"{percent(change, whole)}: {sizes}"
+    differences = [row_difference("weights: change", "", text, Level.differs)]
+    directions = list[int]()
+    sides = list[int]()
+    for name in rankable_names(old, [*shared], RANKED):
+        matrix = changed_matrix(old, new, name)
+        directions.append(count_directions(matrix))
+        sides.append(min(matrix.shape))
+    if directions:
+        differences.append(directions_difference("weights", directions, sides))
+    return differences
+
+
+def directions_difference(part: str, directions: Sequence[int], sides: Sequence[int]) -> Difference:
+    """Return the row on the rank of a change."""
+    count = len(directions)
+    text = f"{median_low(directions)} of {median_low(sides)}"
+    if count > 1:
+        text = f"{text} (median of {count} matrices)"
+    return row_difference(f"{part}: directions of the change", "", text, Level.differs)
+
+
+def sizes_by_kind(shared: Sequence[TensorFigures]) -> list[str]:
+    """Return the size of the change of each part of a model, the largest first."""
+    changes, wholes = defaultdict[str, float](float), defaultdict[str, float](float)
+    for each in shared:
+        assert each.before
+        kind = kind_of(each.name)
+        changes[kind] += each.change
+        wholes[kind] += each.before.square
+    ordered = sorted(changes, key=relative_to(changes, wholes), reverse=True)
+    clauses = [
+        f"{kind} {percent(changes[kind], wholes[kind])}" for kind in ordered if changes[kind]
+    ]
+    unchanged = [kind for kind in ordered if not changes[kind]]
+    return [*clauses, *([f"{', '.join(unchanged)} unchanged"] if unchanged else [])]
+
+
+def relative_to(changes: dict[str, float], wholes: dict[str, float]) -> Callable[[str], float]:
+    """Return a function that gives the relative size of the change of a part."""
+
+    def size(kind: str) -> float:
+        return changes[kind] / max(wholes[kind], 1e-30)
+
+    return size
+
+
+def kind_of(name: str) -> str:
+    """Return the part of a model that a tensor belongs to."""
+    for kind, pattern in KINDS.items():
+        if re.search(pattern, name):
+            return kind
+    return OTHER_KIND

@@ -1,0 +1,474 @@
+"""Checks of a model that was trained elsewhere: what each says of figures and files that are made by hand."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from stages.base import build_random_model
+from stages.config.blocks.models import Auto, RandomInit
+from stages.evaluation.examined import behaviour, training_files, weights
+from stages.evaluation.examined.answer_readings import Answers, Comparison, LeftToEnd, Readings
+from stages.evaluation.examined.faults import CHECKS, examine
+from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
+from stages.evaluation.examined.sides import Examined, Side
+from stages.evaluation.pair_groups import PairMargin, groups_of_column, mark_reversed
+from stages.evaluation.results import Divergence, PairGroup, PairGroups
+from stages.models.chat_templates import establish_contract
+from stages.models.loading import load_model
+from tests.evaluation.made_results import intervals, learnt, results
+from tests.rows import candidate
+
+COUNT = 40  # answers, which vary a little
+
+
+def around(value: float, spread: float = 0.01) -> list[float]:
+    draw = random.Random(0)
+    return [value + draw.uniform(-spread, spread) for _ in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights that answers in ChatML."""
+    folder = tmp_path_factory.mktemp("model")
+    random_model, tokenizer = build_random_model(RandomInit(32, 2, 2, 300, 0))
+    establish_contract(tokenizer, Auto(), True, len(tokenizer)).save(folder)
+    random_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def found(model: Path) -> Examined:
+    """An examination of a model beside itself."""
+    sides = [Side(name, model, model, "F32", [], place=name) for name in ("start", "trained")]
+    in_order = (0.9, 0.8, 0.95)
+    figures = learnt({"policy": in_order}, of="60 held-out pairs", prompts=60)
+    figures = replace(figures, sum=intervals({"sft": in_order}), by=PairGroups(0.0, []))
+    evaluated = results(learnt=figures, kl={"policy": Divergence(0.1, 1.0, 60)})
+    return Examined(*sides, pairs=[], adapter=None, results=evaluated, readings=sound_readings())
+
+
+def change_learnt(found: Examined, **changes: Any) -> None:
+    """Change figures of held-out pairs in the results of an examination."""
+    assert found.results.learnt
+    found.results = replace(found.results, learnt=replace(found.results.learnt, **changes))
+
+
+def sound_readings(**changes: Any) -> Readings:
+    """Readings of a sound training: likelier answers, which end as often as the start's."""
+    before = Answers(around(-0.5), around(0.9))
+    after = Answers(around(-0.3), around(0.9))
+    lengths = [*range(2, COUNT + 2)]
+    read = Readings([], before, after, lengths)
+    read.pairs = [None] * COUNT  # type: ignore[list-item]  # only counted
+    return replace(read, **changes)
+
+
+def names(findings: list[Finding]) -> list[tuple[str, bool]]:
+    return [(finding.name, finding.is_fault) for finding in findings]
+
+
+# --- ends
+
+
+def test_ends_that_fell_are_shown_and_blamed_only_if_its_own_answers_go_on(found: Examined) -> None:
+    assert behaviour.ends(found) == []
+    fell = Answers(around(-0.3), around(0.24))
+    longer = LeftToEnd(128, [True] * 8, [True] * 8)
+    found.readings = sound_readings(after=fell, left=longer)
+    [finding] = behaviour.ends(found)
+    assert names([finding]) == [("ends_fell", False)]
+    assert "24" in finding.seen
+    assert "90" in finding.seen
+    assert finding.interval
+    assert finding.interval.high < -0.6
+    found.readings = sound_readings(after=fell, left=replace(longer, after=[False] * 8))
+    [finding] = behaviour.ends(found)
+    assert names([finding]) == [("end_not_learnt", True)]
+    assert "8 answers with room for 128 tokens it ends 0" in finding.seen
+
+
+def test_the_end_is_not_blamed_where_the_start_goes_on_too_or_the_model_is_damaged(
+    found: Examined,
+) -> None:
+    fell = Answers(around(-0.3), around(0.05))
+    found.readings = sound_readings(after=fell, left=LeftToEnd(128, [False] * 8, [False] * 8))
+    assert names(behaviour.ends(found)) == [("ends_fell", False)]
+    damaged = Answers(around(-5), around(0.05))
+    found.readings = sound_readings(after=damaged, left=LeftToEnd(128, [False] * 8, [True] * 8))
+    assert names(behaviour.ends(found)) == [("ends_fell", False)]
+    assert names(behaviour.answers_unlikelier(found)) == [("answers_unlikelier", True)]
+
+
+def test_answers_that_end_only_while_they_are_short_are_named_with_other_causes(
+    found: Examined,
+) -> None:
+    ends = [0.9] * 20 + [0.01] * 20
+    left = LeftToEnd(128, [False] * 8, [True] * 8)
+    found.readings = sound_readings(after=Answers(around(-0.3), ends), left=left)
+    [finding] = behaviour.ends(found)
+    assert finding.name == "long_answers_cut"
+    assert len(finding.causes) > 1
+    assert not finding.certain
+
+
+def test_another_token_that_ends_answers_is_named(found: Examined) -> None:
+    after = Answers(around(-0.3), [0.001] * COUNT)
+    found.readings = sound_readings(after=after, other_ends={"<|endoftext|>": around(0.9)})
+    [finding] = behaviour.ends(found)
+    assert finding.name == "end_not_learnt"
+    assert finding.causes == behaviour.OTHER_END
+    assert "<|endoftext|>" in finding.seen
+
+
+# --- forms
+
+
+def comparison(own: float, other: float, own_before: float, other_before: float) -> Comparison:
+    figures = (own, other, own_before, other_before)
+    draw = random.Random(1)
+    return Comparison(
+        "a form",
+        {"a form": other},
+        *([x + draw.gauss(0, 0.02) for _ in range(32)] for x in figures),
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ((-1.0, -0.4, -0.2, -1.5), [("likelier_in_another_form", True)]),
+        ((-0.2, -1.3, -0.2, -1.4), []),  # sound
+        ((-0.30, -0.28, -0.2, -1.7), [("likelier_in_another_form", False)]),  # as likely
+        ((-6.5, -5.0, -0.1, -2.5), [("likelier_in_another_form", False)]),  # damaged
+        ((-0.5, -0.3, -1.0, -0.6), [("likelier_in_another_form", False)]),  # the start's own
+    ],
+)
+def test_another_form_is_a_fault_only_where_the_training_made_it_the_likelier_one(
+    figures: tuple[float, ...], expected: list[Any], found: Examined
+) -> None:
+    found.readings = sound_readings(form=comparison(*figures))
+    assert names(behaviour.other_form(found)) == expected
+
+
+def test_too_few_answers_are_not_enough_to_say(found: Examined) -> None:
+    found.readings = None
+    for check in (behaviour.ends, behaviour.other_form, behaviour.answers_unlikelier):
+        with pytest.raises(NotEnough, match=r"label\.path"):
+            check(found)
+
+
+# --- preferences
+
+
+def test_a_share_in_order_stands_with_its_nats_and_tiny_ones_moved_nothing(found: Examined) -> None:
+    change_learnt(found, moved={"policy": 5e-6})
+    [finding] = behaviour.learnt(found)
+    assert finding.name == "moved_nothing"
+    assert "5e-06" in finding.seen
+    change_learnt(found, moved={"policy": 0.02})
+    assert behaviour.learnt(found) == []
+    change_learnt(found, ratio=intervals({"policy": (0.05, 0.01, 0.1)}))
+    [finding] = behaviour.learnt(found)
+    assert names([finding]) == [("labels_reversed", True)]
+    assert finding.certain
+    assert "0.02 nats" in finding.seen
+    assert "0.1" in finding.seen  # KL
+    assert len(finding.causes) > 1
+    unlikelier = Answers(around(-5), around(0.9))
+    found.readings = sound_readings(
+        after=unlikelier
+    )  # by reversed labels, which pull answers apart
+    assert names(behaviour.learnt(found)) == [("labels_reversed", True)]
+    change_learnt(found, by=PairGroups(2.0, []))  # a damaged model: both answers fell
+    assert names(behaviour.learnt(found)) == [("labels_reversed", False)]
+    found.readings = sound_readings()
+    change_learnt(found, ratio=intervals({"policy": (0.4, 0.31, 0.49)}))
+    assert not behaviour.learnt(found)[0].certain
+
+
+def margins(counts: dict[str, tuple[int, int]]) -> tuple[list[str | None], list[PairMargin]]:
+    """Return a column, and rows: by value, how many pairs of how many are in order."""
+    values, rows = list[str | None](), list[PairMargin]()
+    for value, (right, pairs) in counts.items():
+        for number in range(pairs):
+            in_order = float(number < right)
+            prompt = f"{value} {number}"
+            rows.append(PairMargin(prompt, in_order, in_order - 0.5, 0.0, (4.0, 5.0, 6.0)))
+            values.append(value)
+    return values, rows
+
+
+def groups(counts: dict[str, tuple[int, int]]) -> dict[str, PairGroup]:
+    values, rows = margins(counts)
+    of_column = groups_of_column("language", values, rows, 0.95)
+    mark_reversed(of_column, rows)
+    return {each.group.value: each.group for each in of_column}
+
+
+def test_a_group_with_reversed_labels_is_found_for_certain() -> None:
+    by_language = groups({"de": (1, 42), "en": (47, 48)})
+    assert by_language["de"].is_reversed
+    assert by_language["de"].is_certain
+    assert (by_language["de"].right, by_language["de"].pairs) == (1, 42)
+    assert by_language["de"].share.high < 0.5 < by_language["de"].rest.low
+    assert not by_language["en"].is_reversed
+
+
+def test_other_groups_are_no_faults() -> None:
+    for counts in (
+        {"de": (25, 42), "en": (47, 48)},  # lower
+        {"de": (1, 42), "en": (2, 48)},  # all reversed: no group's fault
+        {"de": (1, 3), "en": (47, 48)},  # too few
+    ):
+        assert not any(group.is_reversed for group in groups(counts).values())
+    draw = random.Random(0)
+    reversed_by_chance = 0
+    for _ in range(200):
+        counts = {str(i): (sum(draw.random() < 0.6 for _ in range(12)), 12) for i in range(8)}
+        reversed_by_chance += any(group.is_reversed for group in groups(counts).values())
+    assert reversed_by_chance <= 4
+
+
+def test_a_group_that_overlaps_with_a_clearer_one_is_not_blamed_too() -> None:
+    languages, rows = margins({"de": (0, 40), "en": (40, 40)})
+    lengths: list[str | None] = ["long" if i < 30 or i > 78 else "short" for i in range(80)]
+    both = groups_of_column("language", languages, rows, 0.95)
+    both += groups_of_column("length", lengths, rows, 0.95)
+    mark_reversed(both, rows)
+    assert [each.group.value for each in both if each.group.is_reversed] == ["de"]
+
+
+def test_a_lower_group_is_shown_and_a_reversed_one_is_a_fault(found: Examined) -> None:
+    by_language = groups({"de": (1, 42), "en": (47, 48), "fr": (20, 40)})
+    change_learnt(found, by=PairGroups(0.0, [*by_language.values()]))
+    first, *others = behaviour.group_reversed(found)
+    assert names([first]) == [("group_reversed", True)]
+    assert "language = de: 1 of 42" in first.seen
+    assert all(not finding.is_fault for finding in others)
+
+
+# --- loops, distance
+
+
+def test_loops_count_against_those_of_the_start(found: Examined) -> None:
+    looping = candidate("p", "again " * 60, 60)
+    fine = candidate("p", "Blue is a colour of the sky.", 7)
+    prompts = [str(i) for i in range(COUNT)]
+    found.before.answers = dict.fromkeys(prompts, looping)
+    found.after.answers = dict.fromkeys(prompts, looping)
+    assert behaviour.loops(found) == []
+    found.before.answers = dict.fromkeys(prompts, fine)
+    [finding] = behaviour.loops(found)
+    assert finding.certain
+    found.before.answers = {}
+    with pytest.raises(NotEnough):
+        behaviour.loops(found)
+
+
+def test_a_learning_rate_is_a_cause_only_if_a_training_log_has_it(
+    found: Examined, tmp_path: Path
+) -> None:
+    found.results = replace(found.results, kl={"policy": Divergence(0.74, 7.4, 60)})
+    [finding] = behaviour.far(found)
+    assert names([finding]) == [("far", False)]
+    assert "0.74 nats a token" in finding.seen
+    assert "rate" not in " ".join(finding.causes)
+    (tmp_path / "checkpoint-3").mkdir()
+    history = [{"learning_rate": 0.02, "step": 1}, {"loss": 1.0}, {"learning_rate": 1e-3}]
+    log = {"log_history": history}
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(log))
+    folders = training_files.folders_of(str(tmp_path), "examine.model")
+    found.largest_rate = training_files.largest_rate(folders)
+    [finding] = behaviour.far(found)
+    assert "0.02" in finding.causes[0]
+    found.readings = sound_readings(after=Answers(around(-3), around(0.9)))
+    assert names(behaviour.far(found)) == [("far", True)]
+
+
+# --- weights
+
+
+def changed(model: Path, folder: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Path:
+    """Return a copy of a model with other tensors."""
+    made = Path(shutil.copytree(model, folder))
+    tensors = load_file(model / "model.safetensors")
+    others = {name: change(name, tensor).contiguous() for name, tensor in tensors.items()}
+    save_file(others, made / "model.safetensors", {"format": "pt"})
+    return made
+
+
+def test_norms_alone_are_a_training_and_rounding_is_none(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    [finding] = weights.unchanged(found)
+    assert finding.certain
+    norms = changed(
+        model, tmp_path / "norms", lambda name, old: old * (1 + 0.01 * ("norm" in name))
+    )
+    found.after = replace(found.after, came=norms)
+    assert weights.unchanged(found) == []
+    assert weights.started_elsewhere(found) == []
+    rounded = changed(model, tmp_path / "rounded", lambda name, old: old.bfloat16().float())
+    found.after = replace(found.after, came=rounded)
+    assert names(weights.unchanged(found)) == [("unchanged", True)]
+    other = changed(model, tmp_path / "other", lambda name, old: torch.randn_like(old))
+    found.after = replace(found.after, came=other)
+    assert names(weights.started_elsewhere(found)) == [("started_elsewhere", True)]
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "alpha_pattern": {"alpha_pattern": {"q_proj": 32, "layers.1.mlp.up_proj": 4}},
+    "rank_pattern": {"rank_pattern": {"v_proj": 2}},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+}
+
+
+def make_adapter(model: Path, folder: Path, **options: Any) -> Path:
+    torch.manual_seed(0)
+    kind = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    config = LoraConfig(r=4, lora_alpha=8, **kind, **options)
+    adapted = get_peft_model(load_model(model), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    adapted.save_pretrained(folder / "adapter")
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapter_on_its_start_is_sound_whatever_its_patterns(
+    variant: str, found: Examined, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path, **VARIANTS[variant])
+    found.after = replace(found.after, came=tmp_path / "merged")
+    found.adapter = tmp_path / "adapter"
+    assert weights.started_elsewhere(found) == weights.merged_twice(found) == []
+    [[_, update]] = weights.update_figures(found).values()
+    least = 2 if variant == "rank_pattern" else 4
+    assert variant == "dora" or f"of rank {least} to 4" in update  # DoRA scales every row
+    found.adapter, found.merged_adapter = None, tmp_path / "adapter"
+    assert weights.merged_at_another_scale(found) == []
+    folders = training_files.folders_of(str(tmp_path), "examine.model")
+    assert training_files.merged_adapter(folders) == tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"), [(0.5, "0.5"), (2.0, "2"), (4.0, "4"), (0.125, "0.125")]
+)
+def test_weights_that_hold_an_adapter_by_another_factor_are_a_fact(
+    times: float, shown: str, found: Examined, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path, alpha_pattern={"q_proj": 32})
+    before = load_file(model / "model.safetensors")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+
+    def by_times(name: str, old: torch.Tensor) -> torch.Tensor:
+        return old + times * (merged[name] - before[name])
+
+    folder = changed(model, tmp_path / "scaled", by_times)
+    found.after = replace(found.after, came=folder)
+    found.merged_adapter = tmp_path / "adapter"
+    [finding] = weights.merged_at_another_scale(found)
+    assert finding.certain
+    assert f"{shown} times" in finding.seen
+    rounded = changed(folder, tmp_path / "rounded", lambda name, old: old.bfloat16().float())
+    found.after = replace(found.after, came=rounded)
+    [finding] = weights.merged_at_another_scale(found)
+    assert f"hold {shown}" in finding.seen
+    whole = changed(tmp_path / "merged", tmp_path / "bf16", lambda name, old: old.bfloat16())
+    found.after = replace(found.after, came=whole)
+    assert weights.merged_at_another_scale(found) == []
+
+
+def test_merged_weights_in_the_folder_of_their_adapter_are_compared(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path)
+    folder = Path(shutil.copytree(tmp_path / "adapter", tmp_path / "both"))
+    folders = training_files.folders_of(str(folder), "examine.model")
+    assert training_files.merged_adapter(folders) is training_files.merged_weights(folders) is None
+    shutil.copyfile(model / "model.safetensors", folder / "model.safetensors")
+    assert (
+        training_files.merged_adapter(folders) == training_files.merged_weights(folders) == folder
+    )
+    found.merged_adapter = found.merged_weights = folder
+    [finding] = weights.merged_at_another_scale(found)
+    assert "0 times" in finding.seen
+
+
+def test_layers_without_the_adapter_and_a_second_merge_are_facts(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    before = load_file(model / "model.safetensors")
+
+    def half(name: str, old: torch.Tensor) -> torch.Tensor:
+        return merged[name] if "layers.0" in name else old
+
+    found.after = replace(found.after, came=changed(model, tmp_path / "half", half))
+    found.merged_adapter = tmp_path / "adapter"
+    [finding] = weights.merged_at_another_scale(found)
+    assert "7 of 14 layers" in finding.seen
+
+    def twice(name: str, old: torch.Tensor) -> torch.Tensor:
+        return old + 2 * (merged[name] - before[name])
+
+    found.after = replace(found.after, came=changed(model, tmp_path / "twice", twice))
+    found.adapter, found.merged_adapter = tmp_path / "adapter", None
+    assert names(weights.merged_twice(found)) == [("merged_twice", True)]
+    assert weights.started_elsewhere(found) == []
+    other = changed(model, tmp_path / "elsewhere", lambda name, old: merged[name] + 0.1)
+    found.after = replace(found.after, came=other)
+    assert names(weights.started_elsewhere(found)) == [("started_elsewhere", True)]
+
+
+# --- the whole
+
+
+def test_the_verdict_is_faults_none_or_not_enough(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    changed_model = changed(model, tmp_path / "trained", lambda name, old: old * 1.001)
+    found.after = replace(found.after, came=changed_model)
+    fine = candidate("p", "Blue is a colour of the sky.", 7)
+    for side in (found.before, found.after):
+        side.answers = {str(i): fine for i in range(COUNT)}
+    found.readings = sound_readings(form=comparison(-0.2, -1.3, -0.2, -1.4))
+    examination = examine(found)
+    assert (examination.verdict, examination.findings) == (Verdict.none, [])
+    record = examination.as_record()
+    assert len(record["checks"]) == len(CHECKS)
+    assert all(check["compares"] and check["blind"] for check in record["checks"])
+    assert record["cannot_tell"]
+    assert str(len(CHECKS)) in examination.sentence("trained", "start")
+    found.readings = None
+    examination = examine(found)
+    assert examination.verdict is Verdict.not_enough
+    assert {check.state for check in examination.checks} == {State.nothing, State.not_enough}
+    found.after = replace(found.after, came=model)
+    examination = examine(found)
+    assert examination.verdict is Verdict.faults
+    assert [finding.name for finding in examination.faults] == ["unchanged"]
+
+
+def test_every_finding_has_a_command_that_tells_its_causes_apart(found: Examined) -> None:
+    assert CHECKS.keys() == TEXTS["checks"].keys()
+    for name in TEXTS["findings"]:
+        finding = found.finding(name, "seen")
+        assert finding.apart
+        assert "{" not in finding.clause
+        assert "learning rate" not in finding.clause
