@@ -60,8 +60,9 @@ def test_the_same_checkpoint_twice_gives_exactly_nothing(chain: Chain, tmp_path:
     assert results["verdict"].startswith("DPO made no measurable change: ")
 
 
-# As many pairs and test prompts as show what DPO gains on the tiny model
+# As many pairs, steps and test prompts as show what DPO gains on the tiny model
 ENOUGH = (
+    "dpo.epochs=2",
     "data.tasks.preference=300",
     "data.tasks.test=500",
     "data.tasks.unseen_phrasings=0",
