@@ -64,6 +64,7 @@ NAMES = [
     "benchmark.runtime.python",
     "sample.runtime.python",
     "answer.runtime.python",
+    "eval.by",
     "grpo.runtime.python",
     "chat.runtime.python",
     "store.remote",
