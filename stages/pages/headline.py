@@ -28,6 +28,7 @@ BY = {
 ONE_SEED = "One seed: other seeds are not in this interval."
 Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
+TOY = " scale=toy"  # in the command of a rehearsal
 JUDGE = "eval/judged=judge 'eval.judged.endpoints=[{base_url: URL, model: NAME}]'"
 
 
@@ -216,6 +217,8 @@ def next_steps(
     """Return the most useful steps, the best first. `evaluation`: the manifest of the evaluation, with its command.
     `seeds`: the seeds trained, none without training."""
     run, steps = run_command(evaluation), list[Step]()
+    if results.rehearsal and TOY in run:
+        return [("To train on the real model, leave out scale=toy:", run.replace(TOY, "", 1))]
     waiting = sum(each.waiting for each in results.judged.values() if isinstance(each, Waiting))
     if waiting:
         steps.append(

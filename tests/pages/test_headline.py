@@ -98,3 +98,11 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == [chat, export]
     assert commands(preferences, False)[0].startswith(f"{RUN} eval/judged=judge ")
     assert commands(waiting, False)[0] == f"{RUN} stage=versus"
+
+
+def test_after_a_rehearsal_the_same_command_trains_the_real_model() -> None:
+    few = learnt({}, pairs=26, note="too few to say")
+    rehearsal = results({}, learnt=few, gives_verdict=["learnt"], rehearsal="Rehearsed")
+    toy = {"command": f"{RUN} scale=toy data.path=rows.jsonl stage=eval"}
+    [(_, command)] = next_steps(rehearsal, toy, [1], None)
+    assert command == f"{RUN} data.path=rows.jsonl"
