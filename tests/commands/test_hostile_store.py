@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 
 from stages.cli import compose, recipes
 from stages.config.errors import UserError
-from stages.config.schema import Report
 from stages.pages import runs
 from stages.pipeline.provenance import JOB_NODES
 from stages.pipeline.stage_table import STAGES
@@ -22,7 +22,7 @@ from stages.store.store import Store
 from stages.tracking import wandb
 from stages.tracking.mlflow import require_place_inside
 from tests.endpoints.servers import Quiet, Server, running
-from tests.helpers import SECRET, Chain, as_typed, composed, inside, refused
+from tests.helpers import SECRET, TINY, Chain, as_typed, composed, inside, refused, settings
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -256,7 +256,8 @@ def test_a_link_in_a_node_is_not_followed(name: str, chain: Chain, tmp_path: Pat
 @pytest.mark.extended
 def test_a_half_built_node_writes_through_no_link(chain: Chain, tmp_path: Path) -> None:
     report = published_node(chain.root, "report", chain.folder("report").name, {})
-    node = Node("report", STAGES["report"].version, Report(side_by_side=2), report.inputs)
+    cfg = replace(settings(*TINY).report, side_by_side=2)
+    node = Node("report", STAGES["report"].version, cfg, report.inputs)
     store = Store(chain.root)
     partial = store.partial(node)
     (partial / "scratch").mkdir(parents=True)

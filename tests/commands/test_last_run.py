@@ -120,7 +120,7 @@ def test_a_report_without_settings_is_written_from_its_finished_nodes(chain: Cha
     assert again.returncode == 0, again.stderr
     assert chain.count() - before == {"report": 1}
     end = end_of_last_run(Store(chain.root))
-    assert end is not None and end.config == {"side_by_side": 2}
+    assert end is not None and end.config["side_by_side"] == 2
     # its own command has the run's settings, so that the next plan shows them, too
     assert shown(chain.root).next_command == (
         f"python run.py stage=plan outputs={chain.root} recipe=tiny"
