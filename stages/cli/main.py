@@ -4,7 +4,7 @@ import importlib
 import logging
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import hydra
@@ -47,6 +47,19 @@ if TYPE_CHECKING:
     from stages.pages.live import LivePage
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WiredRun:
+    """A run whose nodes are known and not built yet. `overrides`: those of the commands to show; `recipe`: the first line
+    of the run; `interpolated`: the keys that each interpolation reads."""
+
+    cfg: Config
+    store: Store
+    nodes: dict[str, Node]
+    overrides: list[str]
+    recipe: str
+    interpolated: dict[str, list[str]]
 
 
 def main() -> None:
@@ -114,10 +127,8 @@ def run(composed: DictConfig) -> float | None:
             if result:
                 json_output.deliver(result)
         elif nodes:
-            overrides = compose.job_overrides()
-            if cfg.is_examination:
-                return examine(cfg, store, nodes, overrides, recipe, interpolated)
-            return build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
+            wired = WiredRun(cfg, store, nodes, compose.job_overrides(), recipe, interpolated)
+            return examine(wired) if cfg.is_examination else build_and_measure(wired)
         else:
             return write_report_again(cfg, store)
     return None
@@ -142,7 +153,8 @@ def write_report_again(cfg: Config, store: Store) -> float | None:
     log_edited_stages({Target.report: nodes[Target.report]})
     # as text: they are part of the command that makes such a report
     overrides += recorded
-    return build_and_measure(cfg, store, nodes, overrides, "recipe: that of the last run", {})
+    recipe = "recipe: that of the last run"
+    return build_and_measure(WiredRun(cfg, store, nodes, overrides, recipe, interpolated={}))
 
 
 def log_edited_stages(nodes: dict[str, Node]) -> None:
@@ -171,41 +183,32 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
-def live_page(
-    cfg: Config,
-    store: Store,
-    nodes: dict[str, Node],
-    targets: list[Node],
-    overrides: list[str],
-    recipe: str,
-) -> "LivePage":
-    """Return the live page of this run."""
+def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
+    """Return the live page of a run."""
     # imported here, as a refusal needs no page
     from stages.commands.planning.forecast import Forecast
     from stages.pages.live import LivePage
 
-    command = provenance.command(cfg.stage, overrides)
-    seconds_left = Forecast(store).seconds_left
     return LivePage(
-        store, nodes, targets, command, recipe, seconds_left, *sweep.names_of_sweep_and_job()
+        wired.store,
+        wired.nodes,
+        targets,
+        provenance.command(wired.cfg.stage, wired.overrides),
+        wired.recipe,
+        Forecast(wired.store).seconds_left,
+        *sweep.names_of_sweep_and_job(),
     )
 
 
-def build_and_measure(
-    cfg: Config,
-    store: Store,
-    nodes: dict[str, Node],
-    overrides: list[str],
-    recipe: str,
-    interpolated: dict[str, list[str]],
-) -> float | None:
+def build_and_measure(wired: WiredRun) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
-    that a sweep may optimise. `overrides`: those of the commands to show. `recipe`: the first line of the run."""
+    that a sweep may optimise."""
+    cfg, store, nodes, overrides = wired.cfg, wired.store, wired.nodes, wired.overrides
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
     building.require_rows_within_length(cfg, missing, nodes, store)
-    page = live_page(cfg, store, nodes, target_nodes, overrides, recipe)
+    page = live_page(wired, target_nodes)
     if HydraConfig.initialized():
         log.info("%s; page: %s", page.recipe, page.address)
     process.warn_of_versions()
@@ -225,10 +228,11 @@ def build_and_measure(
         write_labels_page(store, nodes, target_nodes),
     )
     built = built_nodes(page)
+    next_line = next_command(cfg, overrides, wired.interpolated)
     result = RunResult(
         built,
         *pages,
-        next_command=next_command(cfg, overrides, interpolated) or step_after_report(built),
+        next_command=next_line or step_after_report(built),
         faults=found_faults(built),
         verdict=examined_verdict(built),
         findings=examination_of(built).get("findings"),
@@ -245,26 +249,20 @@ def build_and_measure(
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def examine(
-    cfg: Config,
-    store: Store,
-    nodes: dict[str, Node],
-    overrides: list[str],
-    recipe: str,
-    interpolated: dict[str, list[str]],
-) -> float | None:
+def examine(wired: WiredRun) -> float | None:
     """Build an examination. If a model cannot be run, build the page that compares the files before the error ends the
     command."""
+    cfg = wired.cfg
     try:
-        metric = build_and_measure(cfg, store, nodes, overrides, recipe, interpolated)
+        metric = build_and_measure(wired)
     except (LimitReached, NotSent):
         raise
     except Exception as error:
         if cfg.compares_folders_alone:
             raise
         alone = cfg.with_folders_alone(" ".join(str(error).split()))
-        folders = compose.checked_graph(alone, store)
-        build_and_measure(alone, store, folders, overrides, recipe, interpolated)
+        folders = compose.checked_graph(alone, wired.store)
+        build_and_measure(replace(wired, cfg=alone, nodes=folders))
         raise
     if cfg.examine.left_out is not None:
         raise UserError(cfg.examine.left_out)

@@ -93,7 +93,7 @@ class AuditResult(Result):
 
     @property
     def usable_sentence(self) -> str:
-        """How many rows can be used, and how many of them repeat another."""
+        """The sentence on the rows that can be used, and on those of them that repeat another."""
         repeats = (
             f"{self.repeats:,} of them repeat an earlier row"
             if self.repeats
@@ -103,7 +103,7 @@ class AuditResult(Result):
 
     @property
     def codes_sentence(self) -> str:
-        """How many rows have a code."""
+        """The sentence on the rows with a code."""
         if not self.flagged:
             return f"None of {self.rows:,} rows has a code."
         return (

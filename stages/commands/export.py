@@ -182,7 +182,7 @@ def write_dataset_folder(folder: Path, name: str, nodes: Sequence[Node], store: 
         for split, table in parts.items():
             pq.write_table(table, draft / configuration / f"{split}.parquet")
     lineage = [store.folder(node) for node in in_build_order([*nodes])]
-    manifests = [manifest_of(made) for made in lineage if made.exists()]
+    manifests = [manifest_of(each) for each in lineage if each.exists()]
     card = dataset_card(f"Plumbline {name}", tables, unused_demonstrations, manifests)
     (draft / "README.md").write_text(card, encoding="utf-8")
     replace_folder(draft, folder)

@@ -154,12 +154,12 @@ def other_side(new: Side, against: str, store: Store) -> Side:
     it names none, or the new policy itself."""
     models = read_results(new.folders[0]).models
     if against in [*Role] and against not in models:
-        others = " or ".join(f"gate.against={role}" for role in models if role != POLICY)
+        choices = " or ".join(f"gate.against={role}" for role in models if role != POLICY)
         problem = f"gate.against={against}: {new.folders[0]} has no such model"
         if against == Role.control:
             evaluation = command_of(manifest_of(new.folders[0]))
-            others += f", or evaluate plain SFT too: {evaluation} control=true"
-        raise UserError(f"{problem}. Type {others}")
+            choices += f", or evaluate plain SFT too: {evaluation} control=true"
+        raise UserError(f"{problem}. Type {choices}")
     if against in models:
         old = Side.read(new.folders, store, role=against)
     else:
@@ -267,13 +267,17 @@ def evaluations_of(folder: Path, store: Store) -> list[Path]:
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    shown = [e["fingerprint"] for e in manifest["inputs"].values() if e["stage"] == Target.eval]
-    if not shown:
+    fingerprints = [
+        e["fingerprint"] for e in manifest["inputs"].values() if e["stage"] == Target.eval
+    ]
+    if not fingerprints:
         raise UserError(
             f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint."
         )
     seen = dict[str, Node]()
-    nodes = [published_node(store.root, Target.eval, fingerprint, seen) for fingerprint in shown]
+    nodes = [
+        published_node(store.root, Target.eval, fingerprint, seen) for fingerprint in fingerprints
+    ]
     for node in nodes:
         if not store.folder(node).exists() and not store.fetch(node):
             problem = f"stage=gate: {folder} shows {node}, which is not in {store.root}"
