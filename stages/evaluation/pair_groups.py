@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stages.config.errors import UserError
 from stages.evaluation.claims import HALF, Word, word_of
 from stages.evaluation.distributions import binomial_at_most
-from stages.evaluation.estimate import difference, share
+from stages.evaluation.estimate import correction, difference, share
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import PairGroup, PairGroups
 from stages.store.records import Pair, PairLogProbs
@@ -221,18 +221,20 @@ def mark_reversed(groups: Sequence[GroupedPairs], rows: Sequence[PairMargin]) ->
     """Set `is_reversed` and `is_certain` by Holm's method over all groups, the clearest first. A group that is reversed
     only because it shares pairs with a clearer one, as long answers with those in one language, is not marked."""
     tested = sorted((each for each in groups if each.group.column != LONGER), key=p_of)
+    p_values = [p_of(each) for each in tested]
+    levels = correction(p_values, BEYOND_CHANCE)
+    certain_levels = correction(p_values, CERTAIN)
     explained = set[int]()
-    for place, each in enumerate(tested):
+    for each, level, certain_level in zip(tested, levels, certain_levels, strict=True):
         group = each.group
-        allowed = BEYOND_CHANCE / (len(tested) - place)
-        if group.p > allowed:
+        if group.p > level:
             return
         left = [rows[i] for i in each.members if i not in explained]
-        is_clear = bool(left) and so_few_by_chance(in_order_by_prompt(left)) <= allowed
+        is_clear = bool(left) and so_few_by_chance(in_order_by_prompt(left)) <= level
         is_rest_in_order = word_of(group.rest, HALF) is Word.better
         if is_clear and group.share.mean < HALF and is_rest_in_order:
             group.is_reversed = True
-            group.is_certain = group.p <= CERTAIN / (len(tested) - place)
+            group.is_certain = group.p <= certain_level
             explained.update(each.members)
 
 

@@ -31,6 +31,11 @@ class StoredWeights:
     def __contains__(self, name: str) -> bool:
         return name in self.files
 
+    def shape(self, name: str) -> list[int]:
+        """Return the shape of a tensor, without reading its values."""
+        with safe_open(self.files[name], framework="pt") as tensors:
+            return list(tensors.get_slice(name).get_shape())
+
     def __getitem__(self, name: str) -> torch.Tensor:
         with safe_open(self.files[name], framework="pt") as tensors:
             return tensors.get_tensor(name).float()  # type: ignore[no-any-return]

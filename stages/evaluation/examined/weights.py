@@ -102,9 +102,9 @@ def rank_of(matrix: torch.Tensor) -> int:
 def matrices_of_both(before: StoredWeights, after: StoredWeights) -> list[str]:
     """Return the names of some matrices in the layers of both models, of equal shape."""
     names = [name for name in sorted(before.names) if "layers" in name and name in after]
-    matrices = [name for name in names if before[name].ndim == 2]
+    matrices = [name for name in names if len(before.shape(name)) == 2]
     chosen = matrices[:: max(1, len(matrices) // COMPARED)]
-    return [name for name in chosen if before[name].shape == after[name].shape]
+    return [name for name in chosen if before.shape(name) == after.shape(name)]
 
 
 def merged_twice(examined: Examined) -> list[Finding]:
