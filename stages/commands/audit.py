@@ -28,6 +28,7 @@ from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.pipeline import provenance
+from stages.preflight.file_rows import prompt_with_each_answer
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.records import Message
@@ -175,7 +176,8 @@ def audit_source(audited: AuditedSource, auditor: Auditor, file: IO[str]) -> Non
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
         if best is not None and len(audited.first) < MOST_EXAMPLES:
-            audited.first.append(conversation_with(parsed, best))
+            place_of_best = parsed.answers.index(best)
+            audited.first.append(prompt_with_each_answer(parsed)[place_of_best])
         place = audited.report.place
         codes = auditor.findings(parsed, split)
         auditor.remember(parsed, split, place)
@@ -189,14 +191,6 @@ def audit_source(audited: AuditedSource, auditor: Auditor, file: IO[str]) -> Non
         text = json.dumps(value, ensure_ascii=False)
         case = Case(f"{bad.file}:{bad.line}", {UNUSABLE: str(bad.error)}, text, None, None)
         audited.record(case, {"row": value}, file)
-
-
-def conversation_with(parsed: ParsedRow, answer: str) -> list[Message]:
-    """Return the conversation of a row up to one of its answers, which may be of several turns."""
-    if parsed.continuations:
-        turns = parsed.continuations[parsed.answers.index(answer)]
-        return [*parsed.messages, *turns]
-    return [*parsed.messages, {"role": "assistant", "content": answer}]
 
 
 def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:

@@ -24,6 +24,7 @@ from stages.evaluation.results import Results, read_results
 from stages.models import hub
 from stages.models.base_licence import licence_message, read_licence
 from stages.models.model_card import model_name, source_name
+from stages.pages.control_name import name_control
 from stages.store.licences import UNKNOWN
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
@@ -143,7 +144,7 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
     card = (model / "README.md").read_text(encoding="utf-8")
     if evaluation and store.find(evaluation):
         store.verify(store.folder(evaluation))
-        results = read_results(store.folder(evaluation))
+        results = name_control(read_results(store.folder(evaluation)))
         card += evaluation_section(results, config_of(evaluation)["confidence"])
     else:
         log.info("The card has no results, as the model is not evaluated: stage=eval does it.")

@@ -30,6 +30,7 @@ from stages.evaluation.noninferiority import (
     read_measures,
 )
 from stages.evaluation.results import read_results
+from stages.pages.control_name import name_control
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.manifest import command_of, edited_source, manifest_of
@@ -66,7 +67,7 @@ class Side:
     @classmethod
     def read(cls, folders: list[Path], store: Store, role: str = POLICY) -> Self:
         store.verify(*folders)
-        results = read_results(folders[0])
+        results = name_control(read_results(folders[0]))
         manifest = manifest_of(folders[0])
         return cls(
             folders=folders,
@@ -179,8 +180,9 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
-    claim = claim_of_all(lines, new.note)
-    if new.note:
+    note = new.note or old.note
+    claim = claim_of_all(lines, note)
+    if note:
         code = GateCode.cannot_tell
     if reasons:
         code = GateCode.other_prompts

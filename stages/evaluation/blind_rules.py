@@ -95,14 +95,16 @@ def hits(rule: str, pairs: Sequence[BlindPair]) -> Array:
 def best_rule(training: Sequence[BlindPair]) -> str | None:
     """Return the rule that is right on most training pairs; None without pairs. The order of two answers is no rule if
     it is the label itself."""
+    if not training:
+        return None
     share_by_rule = dict[str, float]()
     for rule in RULES:
-        share = float(hits(rule, training).mean()) if training else 0.5
+        share = float(hits(rule, training).mean())
         order_is_the_label = not 1 - ORDER_IS_THE_LABEL < share < ORDER_IS_THE_LABEL
         if rule == "first" and order_is_the_label:
             continue
         share_by_rule[rule] = share
-    return max(share_by_rule, key=share_by_rule.__getitem__) if training else None
+    return max(share_by_rule, key=share_by_rule.__getitem__)
 
 
 def blind_figures(

@@ -50,13 +50,11 @@ class Share:
 
     Args:
         freedom: the degrees of freedom of the error.
-        rows: the number of outcomes.
         draws: the number of independent draws that equal outcomes count as: of rows, or of prompts or families."""
 
     mean: float
     error: float
     freedom: float
-    rows: float
     draws: float
 
     @property
@@ -127,10 +125,10 @@ class Difference:
         if self.rows <= 1:
             return Interval(self.mean, -1.0, 1.0)
         if self.gained + self.lost >= self.rows:
-            gaining = Share((1 + self.mean) / 2, self.error / 2, self.freedom, self.rows, self.rows)
+            gaining = Share((1 + self.mean) / 2, self.error / 2, self.freedom, self.rows)
             share = gaining.interval(confidence)
             return Interval(self.mean, 2 * share.low - 1, 2 * share.high - 1)
-        one_way = Share(abs(self.mean) / self.step, 0.0, self.freedom, self.rows, self.rows)
+        one_way = Share(abs(self.mean) / self.step, 0.0, self.freedom, self.rows)
         exact = one_way.interval(confidence)
         nearer, farther = exact.low * self.step, exact.high * self.step
         low, high = (self.bound(side, confidence) for side in (-1.0, 1.0))
@@ -246,7 +244,7 @@ class Means:
     def share_of(self, model: int) -> Share:
         error = float(np.linalg.norm(self.residuals[:, model]))
         mean = float(self.means[model])
-        return Share(mean, error, self.freedom, self.prompts, len(self.residuals))
+        return Share(mean, error, self.freedom, len(self.residuals))
 
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:
         """The mean difference a − b with its interval; with one prompt the bounds are the widest possible."""
@@ -298,7 +296,7 @@ def share(outcomes: Sequence[bool] | Array, groups: Iterable[str]) -> Share:
 def mean_of_shares(parts: Sequence[Share]) -> Share:
     """Return the mean of shares of different rows, each with the same weight."""
     n = len(parts) ** 2 / sum(1 / part.effective for part in parts)
-    return Share(fmean(part.mean for part in parts), 0.0, n - 1, n, n)
+    return Share(fmean(part.mean for part in parts), 0.0, n - 1, n)
 
 
 def difference(

@@ -77,7 +77,9 @@ def learnt_results(
         for role, of_role in rows.items()
     }
     contract = load_contract(inputs["sft"] / "model")
-    scored = ScoredPairs(pairs, sums, completion_tokens(pairs), contract, before, cfg)
+    tokens = completion_tokens(pairs)
+    lengths = answer_lengths(pairs, tokens, contract)
+    scored = ScoredPairs(pairs, sums, tokens, lengths, before, cfg)
     figures = scored.results(training_pairs(inputs, contract))
     if figures and cfg.by is not None:
         figures = replace(figures, by=scored.groups(cfg.by, inputs))
@@ -86,12 +88,13 @@ def learnt_results(
 
 @dataclass
 class ScoredPairs:
-    """Held-out pairs with their log-probs under each model, and with their tokens: (pairs, 2), chosen and rejected."""
+    """Held-out pairs with their log-probs under each model, their tokens, and the `lengths` of the answers without
+    thoughts: (pairs, 2), chosen and rejected."""
 
     pairs: list[tuple[Pair, PairLogProbs]]
     sums: dict[str, Array]
     tokens: Array
-    contract: Contract
+    lengths: Array
     before: str
     cfg: Eval
 
@@ -99,7 +102,8 @@ class ScoredPairs:
         """Return some of the pairs."""
         sums = {role: of_role[mask] for role, of_role in self.sums.items()}
         pairs = [*compress(self.pairs, mask)]
-        return replace(self, pairs=pairs, sums=sums, tokens=self.tokens[mask])
+        tokens, lengths = self.tokens[mask], self.lengths[mask]
+        return replace(self, pairs=pairs, sums=sums, tokens=tokens, lengths=lengths)
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -151,11 +155,7 @@ class ScoredPairs:
         """Return the figures of the best blind rule; None for single completions, which no rule compares."""
         if len(self.labels):
             return None
-        lengths = answer_lengths(self.pairs, self.tokens, self.contract)
-        held_out = [
-            BlindPair.of(pair, of_pair)
-            for (pair, _), of_pair in zip(self.pairs, lengths.tolist(), strict=True)
-        ]
+        held_out = blind_pairs(self.pairs, self.lengths)
         gained = {role: self.right(ratio) for role, ratio in self.ratios.items()}
         return blind_figures(training, held_out, self.prompts, gained, self.cfg.confidence)
 
@@ -175,7 +175,6 @@ class ScoredPairs:
         noun = "held-out pairs"
         if len(self.labels):
             noun = "held-out completions, each desirable one with each other one"
-        lengths = answer_lengths(self.pairs, self.tokens, self.contract)
         return Learnt(
             pairs=len(self.pairs),
             of=f"{len(self.pairs):,} {noun}",
@@ -183,7 +182,7 @@ class ScoredPairs:
             ratio=self.shares(self.ratios),
             sum=self.shares(self.sums),
             per_token=self.shares({role: of / self.tokens for role, of in self.sums.items()}),
-            longer=self.shares({"longer": lengths})["longer"],
+            longer=self.shares({"longer": self.lengths})["longer"],
             note=TOO_FEW if len(self.pairs) < FEWEST_PAIRS else "",
             moved=self.moved(),
             blind=self.blind(training),
@@ -220,9 +219,14 @@ def training_pairs(inputs: dict[str, Path], contract: Contract) -> list[BlindPai
     by_pair = [(pair, in_form(pair, contract)) for pair in drawn]
     rendered = [(pair, ids) for pair, ids in by_pair if ids is not None]
     lengths = answer_lengths(rendered, completion_tokens(rendered), contract)
+    return blind_pairs(rendered, lengths)
+
+
+def blind_pairs(pairs: Sequence[tuple[Pair, PairLogProbs]], lengths: Array) -> list[BlindPair]:
+    """Return what blind rules know of pairs. `lengths`: of the answers, (pairs, 2)."""
     return [
         BlindPair.of(pair, of_pair)
-        for (pair, _), of_pair in zip(rendered, lengths.tolist(), strict=True)
+        for (pair, _), of_pair in zip(pairs, lengths.tolist(), strict=True)
     ]
 
 

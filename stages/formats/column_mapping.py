@@ -343,7 +343,7 @@ def unread_columns(
     user_columns: Mapping[str, Path | None],
 ) -> UnreadColumns:
     """Sort out the columns that `paths` do not read; columns that the user leaves out count as read."""
-    read = {column for path in paths.values() for column in column_paths.top_columns(path)}
+    read = column_paths.used_columns(paths.values())
     # Names of roles that the user maps: a column of such a name changes nothing.
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
     # the user may name any column as running text

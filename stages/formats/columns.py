@@ -4,7 +4,7 @@ A column that no role reads is refused if it changes what the row means. Any oth
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,7 @@ def resolve_columns(
     }
     used = {column for column, path in user_columns.items() if path is None}
     used |= {path for path in paths.values() if isinstance(path, str)}
-    nested_tops = {
-        top for path in user_columns.values() if path is not None for top in top_columns(path)
-    }
+    nested_tops = used_columns(user_columns.values())
     for role, options in names.items():
         if role in user_columns:
             continue
@@ -71,6 +69,11 @@ def path_parts(path: Path | None) -> list[str]:
 def top_columns(path: Path) -> list[str]:
     """Return the columns in which a path may begin, and the path itself, since a column's name may contain dots."""
     return [top for part in path_parts(path) for top in (part, part.partition(".")[0])]
+
+
+def used_columns(paths: Iterable[Path | None]) -> set[str]:
+    """Return the columns in which some of several paths may begin, as `top_columns` of each."""
+    return {top for path in paths if path is not None for top in top_columns(path)}
 
 
 def value_at(value: Any, path: Path) -> Any:

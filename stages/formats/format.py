@@ -10,7 +10,7 @@ from stages.config.blocks.data import Source
 from stages.config.installation import read_beside
 from stages.formats.columns import Path
 from stages.formats.readers.row import LEAVE_OUT, BadRow, ChangesMeaning, Way
-from stages.formats.transcripts import parse_open_transcript, parse_transcript, without_end
+from stages.formats.transcripts import is_transcript, parse_open_transcript, without_end
 from stages.formats.turns import (
     REASONING_KEYS,
     Turn,
@@ -303,9 +303,6 @@ def is_turns(value: Any) -> bool:
     """Return True for a list of objects, or a string that is a transcript or should be a list of turns."""
     if isinstance(value, str):
         is_broken_list = value.lstrip().startswith("[{") and parse_notation(value) is None
-        try:
-            return is_broken_list or parse_transcript(value) is not None
-        except BadRow:  # a broken call in a transcript
-            return True
+        return is_broken_list or is_transcript(value)
     are_objects = isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
     return are_objects and bool(value) and not is_content(value)

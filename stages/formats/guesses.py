@@ -20,6 +20,7 @@ from stages.formats.columns import (
     normal_name,
     resolve_columns,
     top_columns,
+    used_columns,
     value_at,
 )
 from stages.formats.compared import SIDES, Compared
@@ -173,7 +174,7 @@ def guess_roles(
 ) -> Guess | None:
     """Return the guess for the roles that lack a column: by the candidates' names, else by what they hold. None if a role
     gets no candidate."""
-    used = {top for path in read.values() for top in top_columns(path)}
+    used = used_columns(read.values())
     free = [each for each in candidates if used.isdisjoint(top_columns(each.path))]
     guessed = dict[str, Path](sides_in(free) if {"a", "b"} <= {*lacking} else {})
     free = [each for each in free if each.path not in guessed.values()]

@@ -35,7 +35,7 @@ from stages.formats.implicit import Implicit, shared_beginning
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.row import Way
+from stages.formats.readers.row import Way, typed_ways
 from stages.formats.scored import Scored, Several, flattened, keys_of
 from stages.formats.texts import Texts
 from stages.formats.turns import role_of
@@ -212,7 +212,7 @@ def no_task_roles_error(head: FileHead, problem: str) -> UserError:
     form = Phrased(head.source)
     found = column_paths.resolve_columns(head.columns, form.roles, head.source.columns)
     lacking = [role for role in form.needs if role not in found]
-    used = {top for path in found.values() for top in column_paths.top_columns(path)}
+    used = column_paths.used_columns(found.values())
     free = [column for column in head.columns if column not in used | form.dropped]
     needed = "; ".join(f"{role} ({names})" for role, names in form.roles.items())
     if len(free) < len(lacking):
@@ -281,9 +281,7 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
         return
     if form.compares or isinstance(form, KTO | Prompts | Texts):
         return
-    read = {
-        top for path in mapping.first_paths.values() for top in column_paths.top_columns(path)
-    } | form.dropped
+    read = column_paths.used_columns(mapping.first_paths.values()) | form.dropped
     for column in head.columns:
         for path in [] if column in read else score_paths(column, head.rows):
             words = {label_word(value_at(row, path)) for row in head.rows} - {"", "nan"}
@@ -294,7 +292,7 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
                 ]
                 ways = [Way({"columns": {column: None}}, "to train on all answers")]
                 ways += [Way(each, "to train on the good ones alone") for each in settings]
-                typed = ", or ".join(way.typed(block) for way in ways)
+                typed = typed_ways(ways, block)
                 texts = {"path": path, "values": shortlist(values), "ways": typed}
                 raise UserError(TEXTS["judged"].format(name=head.name, **texts))
 

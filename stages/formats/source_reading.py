@@ -14,7 +14,7 @@ from stages.formats.column_mapping import ColumnMapping, Purpose
 from stages.formats.detection import detect_mapping, first_rows
 from stages.formats.format import ParsedRow
 from stages.formats.readers.files import Table, source_tables
-from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted, Way
+from stages.formats.readers.row import BadRow, ChangesMeaning, Row, Unwanted, Way, typed_ways
 from stages.formats.refusal_messages import (
     missing_path_error,
     shortlist,
@@ -179,7 +179,7 @@ def column_hint(key: str, error: ChangesMeaning) -> str:
     for word, meaning in {"true": "good", "false": "bad"}.items() if error.value else ():
         purpose = f"if {error.value} marks a {meaning} answer"
         ways.append(Way({**read, "labels": {error.value: word}}, purpose))
-    return f". Type {', or '.join(way.typed(block) for way in ways)}."
+    return f". Type {typed_ways(ways, block)}."
 
 
 def is_tie(row: ParsedRow) -> bool:

@@ -33,7 +33,7 @@ SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
 # What frames turns, as ChatGLM's [Round 1] and Dolly's ### End
-FRAME = re.compile(r"\A\s*\[\w+ \d+\]\s*|\s*\[\w+ \d+\]\s*\Z|\s*### ?End\s*\Z")
+FRAME = re.compile(r"\A\[\w+ \d+\]\s*|(?:\[\w+ \d+\]|### ?End)\Z")
 OPEN = re.compile("|".join(MARKED["open"]), re.MULTILINE)
 HEADINGS = [re.compile(heading, re.MULTILINE) for heading in MARKED["headings"]]
 
@@ -62,10 +62,15 @@ def parse_transcript(value: object, plain: bool = False) -> list[dict[str, Any]]
         return merge_turns(tagged)
     if not plain:
         return split_at_words(value, MARKS)
-    value = FRAME.sub("", strip_borders(value))
+    value = FRAME.sub("", strip_borders(value)).rstrip()
     preamble = PREAMBLE.match(value)
     turns = split_at_words(value[preamble.end() :] if preamble else value, [*MARKS, *PLAIN_MARKS])
     return [{"role": "system", "content": preamble[1]}, *turns] if turns and preamble else turns
+
+
+def is_transcript(text: str) -> bool:
+    """Return whether a text begins with a mark of turns that no other text has by chance."""
+    return any(mark.match(text) for mark in MARKS) or tagged_turns(text) is not None
 
 
 def split_at_words(value: str, marks: Iterable[re.Pattern[str]]) -> list[dict[str, Any]] | None:
@@ -88,7 +93,7 @@ def split_at_words(value: str, marks: Iterable[re.Pattern[str]]) -> list[dict[st
 
 
 def as_turn(speaker: str, content: str) -> dict[str, Any]:
-    content = FRAME.sub("", strip_borders(content.strip(" ▁")))
+    content = FRAME.sub("", strip_borders(content.strip(" ▁"))).rstrip()
     return {"role": SPEAKERS[speaker.lower()], "content": content}
 
 

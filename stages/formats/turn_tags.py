@@ -331,6 +331,8 @@ def alternate(turns: Sequence[dict[str, Any]]) -> bool:
 
 def first_turn_tag(text: str) -> str | None:
     """Return the first tag in a text that only a chat template writes, and no markup; None without one."""
+    if not TAG.search(text):
+        return None
     first_of_role = dict[str, str]()
     for mark in with_answers([*marks_in(text)]):
         written = text[mark.start : mark.end]

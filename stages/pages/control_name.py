@@ -16,4 +16,8 @@ def name_control(results: Results) -> Results:
         return results
     titles = {**results.models, "control": CONTROL_TITLE}
     named = {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()}
-    return replace(results, models=titles, differences=named)
+    judged = dict(results.judged)
+    if "control" in judged:
+        against = judged["control"]
+        judged["control"] = replace(against, opposed=replace(against.opposed, title=CONTROL_TITLE))
+    return replace(results, models=titles, differences=named, judged=judged)

@@ -17,7 +17,7 @@ from stages.evaluation.estimate import over_seeds
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
 from stages.evaluation.results import Intervals, Results, Row, read_results
-from stages.pages.control_name import CONTROL
+from stages.pages.control_name import CONTROL, name_control
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.records import Example, load, stream
@@ -72,7 +72,7 @@ def read_runs(
         role: int(role.removeprefix(PREFIX)) for role in inputs if role.startswith(PREFIX)
     }
     return [
-        SeedRun(of_seed, role, nodes[role]["fingerprint"], read_results(inputs[role]))
+        SeedRun(of_seed, role, nodes[role]["fingerprint"], name_control(read_results(inputs[role])))
         for role, of_seed in seeds.items()
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, OneSource
@@ -37,6 +38,7 @@ class FileLengths:
     whole: bool
 
 
+@cache
 def file_lengths(training: Node) -> FileLengths | None:
     """Return the lengths of the local files that a training reads; None without one, if it reads other rows too, or if
     no row can be read, which the stage reports."""

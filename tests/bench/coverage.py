@@ -118,7 +118,7 @@ def exact_share(prompts: int, truth: float) -> float:
     for hits in range(prompts + 1):
         mean = hits / prompts
         error = math.sqrt(mean * (1 - mean) / (prompts - 1))
-        interval = Share(mean, error, prompts - 1, prompts, prompts).interval()
+        interval = Share(mean, error, prompts - 1, prompts).interval()
         if interval.low <= truth <= interval.high:
             covered += multinomial((hits, prompts - hits), (truth, 1 - truth))
     return covered

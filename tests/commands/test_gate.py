@@ -136,6 +136,14 @@ def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path
     assert "worse" not in result.sentence
 
 
+def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path) -> None:
+    old = published(built, tmp_path / "old", measured(100), rehearsal=REHEARSED)
+    published(built, tmp_path / "new", measured(1, broken))
+    cfg = settings(*TINY, f"gate.against={old}")
+    result = gate.run(cfg, Store(tmp_path / "new"), {}, [])
+    assert (result.code, result.claim.note) == (GateCode.cannot_tell, REHEARSAL)
+
+
 @pytest.mark.parametrize(
     ("against", "way_out"),
     [("control", "control=true"), ("base", "gate.against=sft"), ("kto", "gate.against=sft")],

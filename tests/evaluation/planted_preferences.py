@@ -89,10 +89,10 @@ class Planted:
             sums["control"] = self.log_probs(self.control)
         models = WITH_CONTROL if self.control else TITLES
         cfg = replace(settings("recipe=tiny").eval, models=models)
-        no_contract: Any = None  # only thoughts have tokens of their own
-        pairs = [(planted_pair(i, row), no_contract) for i, row in enumerate(rows)]
+        no_ids: Any = None
+        pairs = [(planted_pair(i, row), no_ids) for i, row in enumerate(rows)]
         tokens = np.array([lengths(row.longer) for row in rows], float)
-        scored = ScoredPairs(pairs, sums, tokens, no_contract, "sft", cfg)
+        scored = ScoredPairs(pairs, sums, tokens, tokens, "sft", cfg)
         training = [BlindPair(lengths(i < self.of_training), (0, 0), None) for i in range(40)]
         figures = scored.results(training)
         assert figures

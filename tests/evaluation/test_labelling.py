@@ -80,7 +80,7 @@ def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not(tru
         chances = rng.beta(2 * truth, 2 * (1 - truth), 60)
         hits = (rng.random(480) < np.repeat(chances, 8)).tolist()
         with_prompts = share(hits, prompts)
-        plain = Share(float(np.mean(hits)), 0.0, 479, 480, 480).interval()
+        plain = Share(float(np.mean(hits)), 0.0, 479, 480).interval()
         assert with_prompts is not None
         inside += with_prompts.rate.low <= truth <= with_prompts.rate.high
         inside_plain += plain.low <= truth <= plain.high

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from stages.evaluation.results import Opposed, Waiting
 from stages.pages.control_name import CONTROL, CONTROL_TITLE, name_control
 from stages.pages.first_screen import STEPS, lamps, sentence
 from tests.pages.test_first_screen import NODES, SAME, UP, measured
@@ -16,9 +17,11 @@ def test_the_control_has_one_name_wherever_a_page_names_it() -> None:
         made,
         models={**made.models, "control": "Control"},  # as evaluations have it
         differences={"policy-control": "DPO − Control", "policy-sft": "DPO − SFT"},
+        judged={"control": Waiting(Opposed("Control", "human", 31, 0), 31, 0.2)},
     )
     named = name_control(stored)
     assert CONTROL_TITLE.lower() == CONTROL.lower()
+    assert named.judged["control"].opposed.title == CONTROL_TITLE
     assert named.differences["policy-control"] == f"DPO − {CONTROL_TITLE}"
     lamp = lamps(named, NODES, "it", "")[-1]
     texts = [*named.models.values(), *named.differences.values(), STEPS["control"][0]]

@@ -1,7 +1,7 @@
 """A row of a file, and the errors of rows."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,8 +60,7 @@ class BadRow(Exception):
         """Return the error with what to type in its reason, for a source whose keys stand in `block`."""
         if not self.ways:
             return self
-        typed_ways = ", or ".join(way.typed(block) for way in self.ways)
-        return BadRow(self.field, f"{self.reason}: type {typed_ways}", *self.ways)
+        return BadRow(self.field, f"{self.reason}: type {typed_ways(self.ways, block)}", *self.ways)
 
 
 class Unwanted(BadRow):
@@ -70,6 +69,11 @@ class Unwanted(BadRow):
     def __init__(self, code: str, evidence: str, quarantined: bool):
         super().__init__(code, evidence)
         self.quarantined = quarantined
+
+
+def typed_ways(ways: Iterable[Way], block: str) -> str:
+    """Return what to type, one way or another, for a source whose keys stand in `block`."""
+    return ", or ".join(way.typed(block) for way in ways)
 
 
 class NeedsSetting(UserError):
@@ -81,7 +85,7 @@ class NeedsSetting(UserError):
 
     def typed(self, block: str) -> UserError:
         """Return the error with what to type, for a source whose keys stand in `block`."""
-        return UserError(f"{self}. Type {', or '.join(way.typed(block) for way in self.ways)}.")
+        return UserError(f"{self}. Type {typed_ways(self.ways, block)}.")
 
 
 class ChangesMeaning(UserError):
