@@ -84,8 +84,7 @@ class Adapter:
         return None
 
     def scale_of(self, module: str) -> float:
-        """Return the factor of a layer's product of factors: alpha / r (arXiv:2106.09685), with `use_rslora` alpha / √r
-        (arXiv:2312.03732), each by the layer's own pattern."""
+        """Return the factor of a layer's product of factors, with alpha and rank by the layer's own patterns."""
         rank, alpha = self.config["r"], self.config["lora_alpha"]
         pattern = self.pattern_of("rank_pattern", module)
         if pattern is not None:
@@ -93,6 +92,10 @@ class Adapter:
         pattern = self.pattern_of("alpha_pattern", module)
         if pattern is not None:
             alpha = self.config["alpha_pattern"][pattern]
+        return self.factor(rank, alpha)
+
+    def factor(self, rank: int, alpha: float) -> float:
+        """Return alpha / r (arXiv:2106.09685), with `use_rslora` alpha / √r (arXiv:2312.03732)."""
         if self.config.get("use_rslora"):
             return float(alpha / math.sqrt(rank))
         return float(alpha / rank)

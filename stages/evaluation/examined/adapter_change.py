@@ -8,12 +8,9 @@ import torch
 
 from stages.evaluation.examined.stored_weights import StoredWeights
 from stages.models.adapter_folder import ADAPTER_WEIGHTS, Adapter, read_adapter
+from stages.models.adapter_product import PREFIX, magnitude_names, weight_change
 
 COMPARED = 24  # layers of an adapter, at most
-PREFIX = "base_model.model."
-DIRECTION = ".lora_magnitude_vector"  # of DoRA (arXiv:2402.09353)
-
-
 SAME = 0.05  # of the length of an adapter's change: by so much arithmetic moves merged weights
 ROUNDED = 1.5  # times the rounding of a matrix that was merged and saved in bf16
 
@@ -54,16 +51,9 @@ def layer_changes(
         if weight not in before or weight not in after:
             continue
         old = before[weight]
-        product = product_of(adapter, factors, module)
-        if product is None or product.shape != old.shape:
+        change = change_of(adapter, factors, module, old)
+        if change is None:
             continue
-        magnitude = f"{PREFIX}{module}{DIRECTION}"
-        change = product
-        for name in (magnitude, f"{magnitude}.weight"):
-            if name in factors:
-                merged = old + product
-                length = merged.norm(dim=1, keepdim=True).clamp(min=1e-30)
-                change = factors[name].reshape(-1, 1) * merged / length - old
         new = after[weight]
         yield LayerChange(module, change, new - old, rounding_of(old, new, change))
 
@@ -77,15 +67,16 @@ def rounding_of(old: torch.Tensor, new: torch.Tensor, change: torch.Tensor) -> f
     return float(gap / change.norm().clamp(min=1e-30))
 
 
-def product_of(adapter: Adapter, factors: StoredWeights, module: str) -> torch.Tensor | None:
-    """Return alpha / r · BA of a layer, by its own alpha and rank; None for a layer that is not a matrix."""
-    first = second = None
-    for name in factors.names:
-        if name.startswith(f"{PREFIX}{module}.lora_A"):
-            first = factors[name]
-        if name.startswith(f"{PREFIX}{module}.lora_B"):
-            second = factors[name]
-    if first is None or second is None or first.ndim != 2 or second.ndim != 2:
+def change_of(
+    adapter: Adapter, factors: StoredWeights, module: str, weight: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the change of a layer's weight by its adapter; None for a layer that is not a matrix, or of another shape."""
+    first, second = (factors[f"{PREFIX}{module}.lora_{letter}.weight"] for letter in "AB")
+    sizes = [second.shape[0], first.shape[-1]]
+    if first.ndim != 2 or second.ndim != 2 or sorted(sizes) != sorted(weight.shape):
         return None
-    product = second @ first * adapter.scale_of(module)
-    return product.T if adapter.config.get("fan_in_fan_out") else product
+    magnitude = None
+    for name in magnitude_names(module):
+        if name in factors:
+            magnitude = factors[name]
+    return weight_change(adapter, module, first, second, weight, magnitude)

@@ -1,11 +1,8 @@
 """What an adapter's own keys and tensors say: scale, patterns, layers, size and rank of what it adds to its base."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from stages.config.errors import UserError
@@ -23,12 +20,11 @@ from stages.evaluation.folders.tensor_keys import (
 )
 from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
 from stages.models.adapter_folder import Adapter, read_adapter
+from stages.models.adapter_product import PREFIX, magnitude_names, weight_change
 from stages.models.safe_folder import read_json
 from stages.store.source_files import ADAPTER_CONFIG
 
-PREFIX = "base_model.model."
 SAVED = ".modules_to_save"
-MAGNITUDE = "lora_magnitude_vector"
 NO_ADAPTER = "no adapter"
 OUTWEIGHS = 1.0  # an adapter as long as the weights below
 
@@ -100,25 +96,11 @@ def scale_text(adapter: Adapter) -> str:
     """Return alpha and rank with the scale that they make, and the range of scales if patterns give layers their own."""
     config = adapter.config
     root = "√" if config.get("use_rslora") else ""
-    text = f"alpha {config['lora_alpha']:g} / {root}r {config['r']} = {scale_of(config, config['r'], config['lora_alpha']):.3g}"
-    scales = sorted({scale_of_layer(adapter, module) for module in adapter.factors})
+    text = f"alpha {config['lora_alpha']:g} / {root}r {config['r']} = {adapter.factor(config['r'], config['lora_alpha']):.3g}"
+    scales = sorted({adapter.scale_of(module) for module in adapter.factors})
     if len(scales) > 1:
         text = f"{text}; by layer {scales[0]:.3g} to {scales[-1]:.3g}"
     return text
-
-
-def scale_of(config: dict[str, Any], rank: int, alpha: float) -> float:
-    """Return the factor of B·A (arXiv:2106.09685; with `use_rslora` arXiv:2312.03732)."""
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def scale_of_layer(adapter: Adapter, module: str) -> float:
-    """Return the scale of one layer, with the patterns that its name fits."""
-    values = dict[str, float]()
-    for field, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
-        pattern = adapter.pattern_of(field, module)
-        values[plain] = adapter.config[plain] if pattern is None else adapter.config[field][pattern]
-    return scale_of(adapter.config, int(values["r"]), values["lora_alpha"])
 
 
 def layer_differences(adapter: Adapter, below: StoredTensors) -> list[Difference]:
@@ -144,10 +126,11 @@ def update_differences(
     modules = [module for module in sorted(adapter.factors) if f"{module}.weight" in below]
     ranked = {*modules[:: max(1, -(-len(modules) // RANKED))]}
     for module in modules:
-        update = layer_update(adapter, tensors, below, module)
+        weight = below.matrix(f"{module}.weight")
+        update = layer_update(adapter, tensors, module, weight)
         length = float(update.double().square().sum())
         change += length
-        whole += float(below.matrix(f"{module}.weight").double().square().sum())
+        whole += float(weight.double().square().sum())
         if not length:
             idle.append(module)
         elif module in ranked:
@@ -167,26 +150,14 @@ def update_differences(
     return [*differences, *replaced_differences(tensors, below)]
 
 
-def layer_update(
-    adapter: Adapter, tensors: StoredTensors, below: StoredTensors, module: str
-) -> Tensor:
+def layer_update(adapter: Adapter, tensors: StoredTensors, module: str, weight: Tensor) -> Tensor:
     """Return what an adapter adds to the weight of one layer."""
     first, second = factor_matrices(tensors, module)
-    update = second @ first * scale_of_layer(adapter, module)
-    weight = below.matrix(f"{module}.weight")
-    if (
-        update.shape != weight.shape
-    ):  # an embedding, or a layer that stores its weight the other way
-        update = update.T
-    magnitudes = [
-        name for name in tensors.files if name.startswith(f"{PREFIX}{module}.{MAGNITUDE}")
-    ]
-    if not magnitudes:
-        return update
-    # DoRA gives each row of the sum a length of its own (arXiv:2402.09353)
-    whole = weight + update
-    lengths = tensors.matrix(magnitudes[0]).reshape(-1, 1)
-    return whole * (lengths / torch.linalg.vector_norm(whole, dim=1, keepdim=True)) - weight
+    magnitude = None
+    for name in magnitude_names(module):
+        if name in tensors:
+            magnitude = tensors.matrix(name)
+    return weight_change(adapter, module, first, second, weight, magnitude)
 
 
 def factor_matrices(tensors: StoredTensors, module: str) -> list[Tensor]:
