@@ -111,12 +111,18 @@ def certain_faults(built: list[BuiltNode]) -> list[str]:
     return certain
 
 
+def first_of(built: list[BuiltNode], stage: Target) -> BuiltNode | None:
+    """Return the first node of a stage; None if the run has none."""
+    for node in built:
+        if node.stage == stage:
+            return node
+    return None
+
+
 def examination_of(built: list[BuiltNode]) -> dict[str, Any]:
     """Return the metrics of the examination of a model; {} if the run made none."""
-    for node in built:
-        if node.stage == Target.examine:
-            return node.metrics
-    return {}
+    node = first_of(built, Target.examine)
+    return node.metrics if node else {}
 
 
 def examined_verdict(built: list[BuiltNode]) -> str | None:
@@ -129,19 +135,17 @@ def examined_verdict(built: list[BuiltNode]) -> str | None:
 
 def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:
     """Return the rows on the folders of the models that a run examined; None if it examined none."""
-    for node in built:
-        if node.stage == Target.diff:
-            content = load_json(node.folder / "differences.json", require_keys("rows"))
-            return list(content["rows"])
-    return None
+    node = first_of(built, Target.diff)
+    if node is None:
+        return None
+    content = load_json(node.folder / "differences.json", require_keys("rows"))
+    return list(content["rows"])
 
 
 def step_after_report(built: list[BuiltNode]) -> str | None:
     """Return the first command of a report's `What to do next`; None if the run made no report."""
-    for node in built:
-        if node.stage == Target.report:
-            return node.metrics.get("next_command")
-    return None
+    node = first_of(built, Target.report)
+    return node.metrics.get("next_command") if node else None
 
 
 def page_address(page: "LivePage") -> Path | None:

@@ -17,6 +17,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
 from stages.evaluation.blind_rules import BlindPair, blind_figures
+from stages.evaluation.claims import OVER_CONTROL
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means
 from stages.evaluation.measures import FAVOURED, Measure
@@ -136,7 +137,7 @@ class ScoredPairs:
         row = {name: means.share(i, confidence) for i, name in enumerate(scores)}
         names = [*scores]
         main = main_difference(self.cfg.models)
-        for name, other in ((main, self.before), ("policy-control", "control")):
+        for name, other in ((main, self.before), (OVER_CONTROL, "control")):
             if {"policy", other} <= scores.keys():
                 row[name] = means.difference(names.index("policy"), names.index(other), confidence)
         return row

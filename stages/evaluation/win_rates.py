@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.claims import judged_word
+from stages.evaluation.claims import HALF, judged_word
 from stages.evaluation.estimate import Difference, Means, diluted
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import MatchedRate, PeopleRate, WinRates
 
 Array = NDArray[np.float64]
-EVEN = 0.5
 BINS = 5  # bins of the length difference, for matching
 RARER = 20  # fewest prompts of the rarer sign of that difference for a length-controlled rate
 # fewest verdicts of people for a rate by people alone, and for one by people and judge
@@ -56,7 +55,7 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
     people = people_rate(c, confidence)
     deciding = people.win_rate if people and people.decides else rate
     nulls = {
-        "longer wins": EVEN + np.sign(longer_by) / 2,
+        "longer wins": HALF + np.sign(longer_by) / 2,
         "first wins": c.shown_first[judged].astype(float),
     }
     return WinRates(
@@ -67,7 +66,7 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
         people=people,
         nulls={name: win_rate(of_null, confidence) for name, of_null in nulls.items()},
         detectable=detectable(
-            len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence
+            len(won), float((won == HALF).mean()) if len(won) else 1.0, confidence
         ),
         effect=str(judged_word(len(won), deciding, matched)),
     )
@@ -75,7 +74,7 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
 
 def win_rate(won: Array, confidence: float = 0.95) -> Interval:
     """The mean of outcomes with its interval; without outcomes, the interval is 0 to 1."""
-    return rate_of(lead(won, confidence)) if len(won) else Interval(EVEN, 0.0, 1.0)
+    return rate_of(lead(won, confidence)) if len(won) else Interval(HALF, 0.0, 1.0)
 
 
 def lead(won: Array, confidence: float) -> Interval:
@@ -86,7 +85,7 @@ def lead(won: Array, confidence: float) -> Interval:
 
 def rate_of(lead: Interval) -> Interval:
     """Return the win rate with this lead."""
-    return Interval(EVEN + lead.mean / 2, EVEN + lead.low / 2, EVEN + lead.high / 2)
+    return Interval(HALF + lead.mean / 2, HALF + lead.low / 2, HALF + lead.high / 2)
 
 
 def matched_rate(
@@ -181,7 +180,7 @@ def corrected_lead(
         judge_on_rest
     )
     difference = min(1.0, max(-1.0, 2 * mean - 1))
-    decided = max(float((words != EVEN).mean()), abs(difference))
+    decided = max(float((words != HALF).mean()), abs(difference))
     return Difference(
         mean=difference,
         error=2 * math.sqrt(variance),
@@ -198,4 +197,4 @@ def detectable(
     """Return the smallest difference of a win rate from one half that this many prompts detect with this power."""
     z = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(power)
     decided = max(1 - ties, z**2 / max(1, prompts))  # twice the difference, at least
-    return min(EVEN, z / 2 * math.sqrt(decided / max(1, prompts)))
+    return min(HALF, z / 2 * math.sqrt(decided / max(1, prompts)))

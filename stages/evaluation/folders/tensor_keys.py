@@ -20,8 +20,8 @@ from stages.evaluation.folders.tensor_statistics import (
     rankable_names,
     tensor_figures,
 )
+from stages.models.rounding import INDEX
 
-INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 LAYER = re.compile(r"\.(\d+)\.")

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.config_keys import GENERATION
+from stages.evaluation.folders.config_keys import CONFIG, GENERATION
 from stages.evaluation.folders.difference import NOT_SET, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import TOKENIZER, ModelFolder
@@ -294,7 +294,7 @@ def stops(folder: ModelFolder) -> list[str]:
     """Return the tokens at which servers stop: EOS of the tokenizer, and those of generation_config.json, or without
     that file of config.json."""
     ids = [folder.tokenizer.eos_token_id]
-    settings = folder.read_settings(GENERATION) or folder.read_settings("config.json")
+    settings = folder.read_settings(GENERATION) or folder.read_settings(CONFIG)
     of_settings = settings.get("eos_token_id")
     ids += of_settings if isinstance(of_settings, list) else [of_settings]
     known_ids = [each for each in dict.fromkeys(ids) if isinstance(each, int)]
