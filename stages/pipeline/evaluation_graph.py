@@ -39,6 +39,7 @@ TITLES = {
     Role.control_pairs: "Control pairs",
     REFERENCE: REFERENCES,
 }
+START = "Start"  # the title of a model that is given, and trained further
 MAX_PROMPTS = 1_000_000  # that are compared, without eval.judged.prompts
 # at most: enough prompts to see that a labeler often prefers a constant answer
 CONSTANT_PROMPTS = 50
@@ -284,7 +285,10 @@ def title_models(cfg: Config, models: Graph) -> dict[str, str]:
     by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
     if cfg.dpo.reference_free:
         by_stage["dpo"] = "SimPO"
-    return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
+    titles = {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
+    if not cfg.sft.train and Role.sft in models:
+        titles[Role.sft] = START  # which nothing of ours trained
+    return titles
 
 
 def title_opponents(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:

@@ -24,3 +24,9 @@ def test_a_user_names_the_policy_or_its_objective(chain: Chain) -> None:
     assert run.model(Role.grpo, "chat.model") is by_name["grpo"]
     ran = inside(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control")
     assert "error: chat.model=control" in ran.stderr
+
+
+def test_only_a_model_that_sft_trained_is_called_sft(chain: Chain) -> None:
+    trained = nodes(chain.root)["eval"].config.models
+    given = nodes(chain.root, "sft=none")["eval"].config.models
+    assert (trained["sft"], given["sft"]) == ("SFT", "Start")
