@@ -274,7 +274,7 @@ def gate_claim(cfg: Report, evaluations: Sequence[Path], before: str, note: str)
     `evaluations`: their folders, one per seed; `note`: why nothing can be said, or ''."""
     old = [noninferiority.read_measures(folder, before) for folder in evaluations]
     new = [noninferiority.read_measures(folder) for folder in evaluations]
-    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence)
+    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence, note)
     return noninferiority.claim_of_all(lines, note) if lines else None
 
 
@@ -287,6 +287,7 @@ def sentence_by_section(
     settings = page["settings"]
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
+    note = claims.note_of_run(results)
     sentences = {
         "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
@@ -295,7 +296,7 @@ def sentence_by_section(
         "judged": " ".join(map(headline.comparison, results.judged.values())),
         "outside": headline.outside_sets(),
         "benchmarks": benchmarks.sentence(
-            page["benchmarks"], results.main_difference, results.differences
+            page["benchmarks"], results.main_difference, results.differences, note
         ),
         "retention": results.retention and results.retention.sentence,
         "seeds": page["over_seeds"] and page["over_seeds"].sentence,
@@ -310,7 +311,7 @@ def sentence_by_section(
         "words": "Each model, and the terms of this page.",
     }
     if page["suites"]:
-        sentences["suites"] = suite_results.sentence(page["suites"], results.models)
+        sentences["suites"] = suite_results.sentence(page["suites"], results.models, note)
     if page["reward"]:
         sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, sentences)
@@ -327,7 +328,7 @@ def training_sentences(
     """Return what each round and each training achieved."""
     sentences = list[str]()
     if by_round:
-        sentences.append(rounds.sentence(by_round))
+        sentences.append(rounds.sentence(by_round, claims.note_of_run(results)))
     for role, name in settings_table.model_nodes(nodes, results.models).items():
         if learns(nodes[name]):
             sentences.append(f"{results.models[role]}: {nodes[name]['metrics']['summary']}.")

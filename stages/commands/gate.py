@@ -177,13 +177,11 @@ def other_side(new: Side, against: str, store: Store) -> Side:
 
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two models, with the measures that decide it as reasons, or why there is none."""
-    lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence)
+    note = new.note or old.note
+    lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence, note)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
-    note = new.note or old.note
     claim = claim_of_all(lines, note)
-    if note:
-        code = GateCode.cannot_tell
     if reasons:
         code = GateCode.other_prompts
         claim = claims.gate(code, reasons[0])

@@ -4,7 +4,7 @@ There are two questions. *These seeds*: every prompt's outcomes are averaged ove
 prompts. *Other seeds*: each seed gives one figure, and Student's interval over seeds is about the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,8 @@ def summary(
         return None
     first = runs[0].results
     groups = average_groups(runs, inputs, confidence) if first.endpoint else {}
+    if note:
+        groups = {name: replace(row, note=note) for name, row in groups.items()}
     checks = {
         name: of_differences(runs, str(first.endpoint), name, confidence)
         for name in first.differences
@@ -98,7 +100,7 @@ def summary(
     if checks:
         over_all = groups[str(first.endpoint)]
         sentences.append(sentence_on_checks(runs, over_all))
-        headlines.append(on_checks(first, checks, len(runs), note or over_all.note))
+        headlines.append(on_checks(first, checks, len(runs), over_all.note))
     if first.learnt and learnt:
         note = note or claims.note_on_pairs(first.learnt)
         headlines.insert(0, on_pairs(first, learnt, len(runs), note))
@@ -216,7 +218,7 @@ def clause_on_seeds(policy: str, claim: Claim, question: str, over_control: Clai
     """Return a claim over seeds with its figure as a sentence, with that over the control if there is one."""
     if claim.note:
         return ""
-    says = claim.says(question, model=policy, scope=claim.scope)
+    says = claim.says(question, model=policy)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
     if over_control:
         sentence += f"; {policy} or {CONTROL}: {over_control.with_figure('control_lamp')}"

@@ -12,7 +12,7 @@ from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
-from stages.evaluation.claims import REHEARSAL, REHEARSED
+from stages.evaluation.claims import REHEARSAL, REHEARSED, Word
 from stages.evaluation.measures import (
     FILE,
     Measure,
@@ -133,7 +133,13 @@ def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path
     assert (result.code, result.claim.state) == (GateCode.cannot_tell, "none")
     assert result.outcome == result.claim.note == REHEARSAL
     assert result.sentence.count(REHEARSAL) == 1
-    assert "worse" not in result.sentence
+    written = json.loads((tmp_path / "gate.json").read_text())
+    assert written["lines"] and written["claims"]
+    assert {line["code"] for line in written["lines"]} == {GateCode.cannot_tell}
+    assert {claim["word"] for claim in written["claims"].values()} == {Word.unknown}
+    assert {claim["figure"] for claim in written["claims"].values()} == {""}
+    says = re.compile(r"worse|better|needs|fell|rose|task ")
+    assert not says.search(json.dumps(written)), "no line is there because of what a test came to"
 
 
 def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import ast
 import html
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from stages import report
 from stages.commands.export import evaluation_section
 from stages.config.installation import ROOT
-from stages.evaluation import claims
+from stages.evaluation import benchmarks, claims, rounds, suite_results
+from stages.evaluation.benchmarks import BenchmarkRow
 from stages.evaluation.claims import ANSWERS, Claim, Word
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import differences
@@ -22,12 +25,21 @@ from stages.evaluation.results import (
     FILE,
     Judged,
     Opposed,
+    PairGroup,
+    PairGroups,
+    Rates,
     Results,
+    Retained,
+    Retention,
     WinRates,
     parse_results,
     read_results,
     write_results,
 )
+from stages.evaluation.suite_results import SuiteRates
+from stages.pages.live import LivePage
+from stages.store.node import Node
+from stages.store.store import Store
 from stages.store.typed_json import encode
 from tests.evaluation.made_results import Bounds, group, learnt, results
 from tests.evaluation.planted_preferences import SETS, WITH_CONTROL
@@ -35,10 +47,11 @@ from tests.helpers import Chain, nodes, settings
 from tests.rows import work
 
 EVALUATION = ROOT / "stages" / "evaluation"
-# The claims. Ranges of findings are no intervals of effects.
+# The claims. Ranges of findings and limits of settings are no intervals of effects.
 MAY_COMPARE = {
     EVALUATION / "claims.py",
     EVALUATION / "diagnosis" / "finding.py",
+    ROOT / "stages" / "config" / "limits.py",
 }
 EFFECTS: dict[str, Bounds] = {
     "better": (0.3, 0.2, 0.4),
@@ -58,7 +71,9 @@ WORDS = {
         r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|less than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
-    "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
+    "same": re.compile(
+        r"\b(no (measurable|change|clear)|nothing (more|measurable)|not (clearly|measurably))\b"
+    ),
     "noted": re.compile(
         r"\b(too few (tasks|judgements|times|to say)|only repeats|rehearsal)\b",
         re.IGNORECASE,
@@ -121,9 +136,7 @@ def compared_bounds(path: Path) -> list[int]:
 
 
 def test_only_estimators_and_claims_compare_a_bound_of_an_interval() -> None:
-    rooms = [EVALUATION, ROOT / "stages" / "pages", ROOT / "stages" / "commands"]
-    files = {path for room in rooms for path in room.rglob("*.py")}
-    files |= {*(ROOT / "stages").glob("*.py")}
+    files = {*(ROOT / "stages").rglob("*.py")}
     astray = {path.name: compared_bounds(path) for path in files - MAY_COMPARE}
     assert not {name: lines for name, lines in astray.items() if lines}
     assert all(compared_bounds(path) for path in MAY_COMPARE)
@@ -197,10 +210,14 @@ def texts_of(chain: Chain, folder: Path, changed: Results) -> set[str]:
         settings("recipe=tiny").report, inputs | {"eval": folder / "eval"}, work(folder)
     )
     page = (folder / "report.html").read_text()
+    return sentences_of(page, metrics["summary"], *evaluation_section(changed, 0.95).splitlines())
+
+
+def sentences_of(page: str, *texts: str) -> set[str]:
+    """Return the sentences and clauses of a page, and of other texts."""
     pieces = [html.unescape(text) for text in re.split(r"<[^>]*>", page)]
-    pieces += [metrics["summary"], *evaluation_section(changed, 0.95).splitlines()]
     sentences = set[str]()
-    for piece in pieces:
+    for piece in [*pieces, *texts]:
         sentences.update(part.strip() for part in re.split(r"(?<=[.;:,])\s", piece))
     return sentences
 
@@ -279,6 +296,69 @@ def test_planted_preferences_are_told_with_the_words_of_their_claims_alone(
         for name in WORDS:
             said = [text for text in sentences - prose if names(name, text)]
             assert bool(said) is (name in made_words), f"{title}, {name}: {said}"
+
+
+def test_the_live_page_of_planted_preferences_says_the_words_of_their_claims_alone(
+    chain: Chain, tmp_path: Path
+) -> None:
+    planned = nodes(tmp_path)
+    folder = Store(tmp_path).folder(planned["eval"])
+    folder.mkdir(parents=True)
+    manifest = chain.manifest("eval")
+    page = LivePage(Store(tmp_path), planned, [planned["eval"]], "", "", never_known)
+    texts = dict[str, set[str]]()
+    for case in SETS:
+        manifest["metrics"]["summary"] = case.results().verdict
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        page.show(running=False)
+        listed = (tmp_path / "index.html").read_text()
+        texts[case.title] = sentences_of(page.file.read_text() + listed)
+    prose = set.intersection(*texts.values())
+    for case in SETS:
+        made_words = words_of(case.results())
+        for name in WORDS:
+            said = [text for text in texts[case.title] - prose if names(name, text)]
+            assert bool(said) is (name in made_words), f"{case.title}, {name}: {said}"
+
+
+def never_known(*_: object) -> tuple[float, list[Node]]:
+    """Return the seconds left of a run whose time nobody knows."""
+    return math.nan, []
+
+
+def test_a_rehearsal_has_no_verdict_in_its_results(chain: Chain) -> None:
+    stored = planted(read_results(chain.folder("eval")), "better", "judged")
+    test = Retained("passes", "sft", 0.9, 0.5, 0.1, 0.001, 90, None, holds=True)
+    share = Interval(0.2, 0.1, 0.3)
+    group = PairGroup("language", "de", 9, 9, 1.0, share, share, share, 0.001, True, True)
+    by_language = PairGroups(0.1, [group])
+    kept = Retention([test], claims.retention_sentence([test], stored.models))
+    effects = {"retention": kept, "learnt": replace(planted_learnt("better"), by=by_language)}
+    made = claims.rehearsed(replace(stored, cautions=", and loops more", **effects))
+    content = json.dumps(encode(replace(made, verdict=claims.verdict(made))))
+    verdicts = r'"effect": "(?!cannot tell)|"(holds|is_reversed|is_certain)": true|keeps|loops more'
+    assert not re.search(verdicts, content)
+    assert made.judged["sft"].rates.win_rate == stored.judged["sft"].rates.win_rate  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("module", ["suites", "benchmarks", "rounds"])
+def test_sections_of_a_rehearsal_say_its_note_and_no_effect(module: str) -> None:
+    rates = Rates(90, {"policy-sft": Interval(*EFFECTS["better"])})
+    titles = {"base": "Base", "sft": "SFT", "policy": "DPO"}
+    suite = SuiteRates("Twins", "one alone", rates, rates, rates, {})
+    row = BenchmarkRow("arc", "acc", 90, rates.intervals)
+    gain = Interval(*EFFECTS["better"])
+    by_round = rounds.Rounds(90, [gain] * 3, [gain] * 2, 1, gain, gain)
+    says = {
+        "suites": partial(suite_results.sentence, {"twins": suite}, titles),
+        "benchmarks": partial(
+            benchmarks.sentence, [row], "policy-sft", {"policy-sft": "DPO − SFT"}
+        ),
+        "rounds": partial(rounds.sentence, by_round),
+    }[module]
+    assert says(note=claims.REHEARSAL).startswith(claims.REHEARSAL.capitalize())
+    assert says(note=claims.REHEARSAL) != says()
+    assert not any(names(effect, says(note=claims.REHEARSAL)) for effect in ("better", "worse"))
 
 
 def test_a_note_stands_on_the_lamp_and_in_the_section_and_no_place_says_an_effect() -> None:
