@@ -81,13 +81,18 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     (out / "report.html").write_text(html, encoding="utf-8")
     answers_html = all_answers.render_answers(answered, inputs, results)
     (out / all_answers.PAGE).write_text(answers_html, encoding="utf-8")
-    if page["over_seeds"]:
-        over_seeds = json.dumps(encode_fields(page["over_seeds"]), indent=1)
-        (out / seeds.FILE).write_text(over_seeds, encoding="utf-8")
+    over_seeds = page["over_seeds"]
+    figures_over_seeds = None
+    if over_seeds:
+        figures_over_seeds = encode_fields(over_seeds)
+        content = json.dumps(figures_over_seeds, indent=1)
+        (out / seeds.FILE).write_text(content, encoding="utf-8")
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
         "verdict": results.verdict,
+        "by_seed": seeds.sentence_by_seed(over_seeds, page["headline"].seeds),
+        "over_seeds": figures_over_seeds,
         "bytes": len(html.encode()),
         "next_command": next_command(page),
         "summary": page["sentence"],

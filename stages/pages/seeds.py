@@ -18,6 +18,7 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
 from stages.evaluation.results import Intervals, Results, Row, read_results
 from stages.pages.control_name import CONTROL, name_control
+from stages.pages.headline import ONE_SEED
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.records import Example, load, stream
@@ -115,6 +116,14 @@ def summary(
         headline="".join(clauses[:1]),
         sentence=" ".join(sentences + clauses),
     )
+
+
+def sentence_by_seed(over_seeds: OverSeeds | None, seeds: int) -> str:
+    """Return what is said of other seeds: the mean with Student's interval, of one seed that nothing is known of others,
+    and '' if the run trained nothing or a note holds. `seeds`: the number of seeds that were trained."""
+    if over_seeds:
+        return over_seeds.headline
+    return ONE_SEED if seeds == 1 else ""
 
 
 def average_groups(

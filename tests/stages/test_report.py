@@ -10,6 +10,10 @@ import pytest
 
 from stages import report
 from stages.config.errors import UNSEEN
+from stages.evaluation.claims import REHEARSAL
+from stages.pages.headline import ONE_SEED
+from stages.pages.seeds import read_runs, summary
+from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, load, save
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
@@ -162,6 +166,18 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert sorted(100 * value for value in gains["values"]) == pytest.approx(sorted(deltas))
     assert gains["interval"]["low"] < min(gains["values"])
     assert over_seeds["headline"] in html.split("</h1>")[0]
+    metrics = chain.manifest("report", "seeds=[1]")["metrics"]
+    assert metrics["over_seeds"] == over_seeds
+    assert metrics["by_seed"] == over_seeds["headline"]
+    one = chain.manifest("report")["metrics"]
+    assert (one["by_seed"], one["over_seeds"]) == (ONE_SEED, None)
+    roles = nodes(chain.root, "seeds=[1]")["report"].inputs
+    inputs = {role: chain.folder(role, "seeds=[1]") for role in roles}
+    manifests_by_role = {role: manifest_of(folder) for role, folder in inputs.items()}
+    runs = read_runs(inputs, manifests_by_role, 0)
+    rehearsed = summary(runs, inputs, 0.95, REHEARSAL)
+    assert rehearsed and rehearsed.checks
+    assert rehearsed.headline == "" and REHEARSAL in rehearsed.sentence
     assert "2 seeds" in over_seeds["headline"]
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
