@@ -9,18 +9,19 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from stages import report
+from stages import evaluation, report
 from stages.commands.export import evaluation_section
 from stages.config.installation import ROOT
 from stages.evaluation import benchmarks, claims, rounds, suite_results
 from stages.evaluation.benchmarks import BenchmarkRow
+from stages.evaluation.checked import Checked
 from stages.evaluation.claims import ANSWERS, Claim, Word
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import differences
+from stages.evaluation.outcomes import differences, rate_row, read_answers, tabulate
 from stages.evaluation.results import (
     FILE,
     Judged,
@@ -37,6 +38,7 @@ from stages.evaluation.results import (
     write_results,
 )
 from stages.evaluation.suite_results import SuiteRates
+from stages.pages.first_screen import sentence
 from stages.pages.live import LivePage
 from stages.store.node import Node
 from stages.store.store import Store
@@ -361,8 +363,34 @@ def test_sections_of_a_rehearsal_say_its_note_and_no_effect(module: str) -> None
     assert not any(names(effect, says(note=claims.REHEARSAL)) for effect in ("better", "worse"))
 
 
+def test_a_figure_takes_eight_steps_from_the_answers_to_the_first_line() -> None:
+    """The package's docstring names them, and each takes what the one before it returns."""
+    groups = Checked.groups.func
+    steps = [
+        read_answers,
+        tabulate,
+        groups,
+        rate_row,
+        write_results,
+        claims.change,
+        Claim.says,
+        sentence,
+    ]
+    named = re.findall(r"^\d\. `.*?(\w+)`", str(evaluation.__doc__), re.MULTILINE)
+    assert named == [step.__name__ for step in steps]
+    takes = {step: get_type_hints(step) for step in steps}
+    [answers, _] = get_args(takes[read_answers]["return"])
+    assert takes[tabulate]["answers"] == answers
+    assert get_args(takes[groups]["return"])[1] is takes[tabulate]["return"]
+    assert takes[rate_row]["table"] is takes[tabulate]["return"]
+    assert takes[rate_row]["return"] is takes[claims.change]["row"]
+    assert takes[write_results]["results"] is takes[sentence]["results"] is Results
+    assert takes[claims.change]["return"] is Claim
+    assert takes[Claim.says]["return"] is takes[sentence]["return"] is str
+
+
 def test_a_note_stands_on_the_lamp_and_in_the_section_and_no_place_says_an_effect() -> None:
-    from stages.pages.first_screen import lamps, sentence
+    from stages.pages.first_screen import lamps
     from stages.pages.headline import Headline
 
     changes: dict[str, Bounds] = {"policy-sft": EFFECTS["better"]}

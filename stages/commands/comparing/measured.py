@@ -19,7 +19,6 @@ from stages.evaluation.outcomes import (
     Outcome,
     Table,
     average_runs,
-    speaks_for_other_tasks,
 )
 from stages.evaluation.results import Results, read_results
 from stages.pages.control_name import name_control
@@ -139,7 +138,7 @@ def read_model(
         fingerprint=manifest["fingerprint"],
         prompts=(split_of(nodes, manifest), str(results.endpoint), prompts),
         tasks=[e.task for e in table.prompts],
-        tasks_drawn=speaks_for_other_tasks(table.prompts),
+        tasks_drawn=table.tasks_drawn,
         note=results.primary.note if results.primary else "",
         settings=without_seeds(lineage_settings(ancestors)),
         passed=table.passed[:, table.roles.index(name)],
