@@ -2,10 +2,12 @@
 the chain and the facts. A question that was not asked says so, with the command that asks it."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
+from stages.config.installation import program
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation import claims
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
@@ -357,4 +359,4 @@ def next_for_files(nodes: Mapping[str, Manifest]) -> str:
     trained = any(node["stage"] in POLICY_STAGES for node in nodes.values())
     if of_files or labels == "dataset" or not trained:
         return ""
-    return "python run.py recipe=from_preferences data.path=FILE"
+    return shlex.join([*program(), "recipe=from_preferences", "data.path=FILE"])

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from stages.config.errors import UNSEEN
 from stages.evaluation.claims import REHEARSAL
 from stages.pages.headline import ONE_SEED
 from stages.pages.seeds import read_runs, summary
+from stages.store import records
 from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, load, save
+from stages.store.sealed_json import load_json
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
 from tests.browser import CHROMIUM, browser, foreign_scripts, page_faults
@@ -174,10 +177,28 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     roles = nodes(chain.root, "seeds=[1]")["report"].inputs
     inputs = {role: chain.folder(role, "seeds=[1]") for role in roles}
     manifests_by_role = {role: manifest_of(folder) for role, folder in inputs.items()}
-    runs = read_runs(inputs, manifests_by_role, 0)
+    runs = read_runs(inputs, manifests_by_role)
     rehearsed = summary(runs, inputs, 0.95, REHEARSAL)
     assert rehearsed and rehearsed.checks
     assert rehearsed.headline == "" and REHEARSAL in rehearsed.sentence
     assert "2 seeds" in over_seeds["headline"]
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
+
+
+def test_each_file_of_an_evaluation_is_read_once(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    opened = Counter[Path]()
+
+    def count(path: Path, *rest: Any) -> Any:
+        opened[path] += 1
+        return original[path.suffix](path, *rest)
+
+    original = {".json": load_json, ".parquet": records.open_table}
+    monkeypatch.setattr(records, "open_table", count)
+    monkeypatch.setattr("stages.evaluation.results.load_json", count)
+    report.run(settings("recipe=tiny").report, inputs, work(tmp_path))
+    read = {path.name: number for path, number in opened.items() if path.parent == inputs["eval"]}
+    assert read == {"results.json": 1, "measures.parquet": 1}
