@@ -263,7 +263,7 @@ def read_template_values(
         "example": first_screen.example(answers),
         "changed_words": changed_words,
         "chain": first_screen.chain(nodes),
-        "facts": first_screen.facts(results, nodes, seconds, why),
+        "facts": first_screen.facts(results, nodes, seconds, len(trained_seeds), why),
         "own_file": first_screen.next_for_files(nodes),
         "lengths": length_bars(inputs, models),
         "scores": plots.bars([*scores], [*scores.values()]),

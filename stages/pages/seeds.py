@@ -241,5 +241,5 @@ def clause_on_seeds(policy: str, claim: Claim, question: str, over_control: Clai
     says = claim.says(question, model=policy)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
     if over_control:
-        sentence += f"; {policy} or {CONTROL}: {over_control.with_figure('control_lamp')}"
+        sentence += f"; {policy} over {CONTROL}: {over_control.with_figure('control_lamp')}"
     return f"{sentence}."

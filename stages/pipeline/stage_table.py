@@ -45,5 +45,5 @@ STAGES = {
     "eval": Stage(36, next="report"),
     "diff": Stage(1, absent="Set recipe=examine."),
     "examine": Stage(2, absent="Set recipe=examine."),
-    "report": Stage(33),
+    "report": Stage(34),
 }

@@ -44,7 +44,7 @@ from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.typed_json import encode
 from tests.evaluation.made_results import Bounds, group, learnt, results
-from tests.evaluation.planted_preferences import SETS, WITH_CONTROL
+from tests.evaluation.planted_preferences import SETS, WITH_CONTROL, Planted
 from tests.helpers import Chain, nodes, settings
 from tests.rows import work
 
@@ -257,6 +257,19 @@ def with_control(content: Any) -> Any:
     return changed
 
 
+def on_pairs_of(case: Planted, chain: Chain) -> Results:
+    """Return the results of the chain's evaluation on a planted set alone, without checks."""
+    stored = planted(read_results(chain.folder("eval")), "same", "learnt")
+    no_checks: dict[str, Any] = {"groups": {}, "primary": None, "kinds": {}, "tasks": {}}
+    stored = replace(stored, **no_checks)
+    made = case.results()
+    if "control" in made.models:
+        stored = parse_results(with_control(encode(stored)))
+    titles = dict.fromkeys(differences(made.models), "one − another")
+    parts = {name: getattr(made, name) for name in ("models", "learnt", "kl", "rehearsal")}
+    return replace(stored, differences=titles, verdict=made.verdict, **parts)
+
+
 def words_of(changed: Results) -> set[str]:
     """Return the names in WORDS of all claims on the preferences of these results."""
     assert changed.learnt
@@ -278,18 +291,10 @@ def words_of(changed: Results) -> set[str]:
 def test_planted_preferences_are_told_with_the_words_of_their_claims_alone(
     chain: Chain, tmp_path: Path
 ) -> None:
-    stored = planted(read_results(chain.folder("eval")), "same", "learnt")
-    no_checks: dict[str, Any] = {"groups": {}, "primary": None, "kinds": {}, "tasks": {}}
-    stored = replace(stored, **no_checks)
-    like_sft = parse_results(with_control(encode(stored)))
     changed_by_title = dict[str, Results]()
     texts = dict[str, set[str]]()
     for case in SETS:
-        made = case.results()
-        titles = dict.fromkeys(differences(made.models), "one − another")
-        parts = {name: getattr(made, name) for name in ("models", "learnt", "kl", "rehearsal")}
-        start = like_sft if "control" in made.models else stored
-        changed = replace(start, differences=titles, verdict=made.verdict, **parts)
+        changed = on_pairs_of(case, chain)
         changed_by_title[case.title] = changed
         texts[case.title] = texts_of(chain, tmp_path / case.title, changed)
     prose = set.intersection(*texts.values())

@@ -21,6 +21,8 @@ from stages.store.sealed_json import load_json
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
 from tests.browser import CHROMIUM, browser, foreign_scripts, page_faults
+from tests.evaluation.planted_preferences import SETS
+from tests.evaluation.test_claims import on_pairs_of, texts_of
 from tests.helpers import Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
@@ -76,6 +78,39 @@ def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -
         assert bottom_of(tab, ".lamps") <= PHONE
         assert tab.evaluate("document.querySelectorAll('.plot').length") >= 5
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("title", "most"),
+    [
+        ("length explains all", MOST_WORDS),
+        ("length explains part", MOST_WORDS),
+        ("repeats gained and the others did not", 100),
+        # two measures with their biases, and the training of plain SFT
+        ("control lower by log-prob alone", 115),
+    ],
+)
+def test_the_first_screen_of_preferences_is_short_and_says_what_limits_it(
+    title: str, most: int, chain: Chain, tmp_path: Path
+) -> None:
+    """Beside the user's own prompt and the answers to it."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    [case] = [case for case in SETS if case.title == title]
+    texts_of(chain, tmp_path / "page", on_pairs_of(case, chain))
+    with browser(tmp_path / "browser") as tab:
+        tab.open(tmp_path / "page" / "report.html", 1440)
+        assert bottom_of(tab, ".first") <= DESK
+        large = "parseFloat(getComputedStyle(document.querySelector('h1{}')).fontSize)"
+        assert tab.evaluate(large.format("")) > 1.5 * tab.evaluate(large.format(" span"))
+        # a run on the user's file does not name the command for one
+        tab.evaluate("document.querySelectorAll('.example, .own').forEach(e => e.remove())")
+        words = str(tab.evaluate("document.querySelector('.first').innerText"))
+    assert len(re.findall(r"[A-Za-z]{2,}", words)) <= most
+    assert "one seed" in words
+    for fact in case.facts:
+        assert fact in words
 
 
 @pytest.mark.extended
