@@ -286,9 +286,9 @@ def evaluations_of(folder: Path, store: Store) -> list[Path]:
 
 
 def cells(line: Line) -> list[str]:
-    """Return the cells of a line; of a measure that cannot be compared only the reason."""
-    if line.code is GateCode.other_prompts:
-        return [line.measure, "", "", "", "", line.note]
+    """Return the cells of a line; of a measure that has no prompts in common only the reason."""
+    if not line.prompts:
+        return [line.measure, "", "", "", "", outcome_text(line)]
     difference = line.difference
     change = change_text(line, difference.mean)
     bounds = f"{change_text(line, difference.low)} to {change_text(line, difference.high)}"

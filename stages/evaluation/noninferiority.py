@@ -105,10 +105,11 @@ def compare(
     by_name = dict(zip(shared, compared, strict=True))
     for name in old[0]:
         if name not in by_name:
-            note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
-            note = note if name in new[0] else "the new run does not measure this"
+            reason = "the new run does not measure this"
+            if name in new[0]:
+                reason = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
             lines.append(
-                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=note)
+                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=reason)
             )
             continue
         line = by_name[name]
@@ -127,11 +128,9 @@ def compare(
 
 
 def without_verdicts(lines: Sequence[Line], note: str) -> list[Line]:
-    """Return the lines without what their tests came to. `note`: why nothing can be said."""
+    """Return the lines without what their tests came to. `note`: why nothing can be said; a line keeps its own."""
     return [
-        line
-        if line.code is GateCode.other_prompts
-        else replace(line, code=GateCode.cannot_tell, needed=None, note=note)
+        replace(line, code=GateCode.cannot_tell, needed=None, note=line.note or note)
         for line in lines
     ]
 

@@ -145,9 +145,16 @@ def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path
 def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path) -> None:
     old = published(built, tmp_path / "old", measured(100), rehearsal=REHEARSED)
     published(built, tmp_path / "new", measured(1, broken))
+    published(built, tmp_path / "more", [*measured(1), Measure("another", "unit", "task", 1.0)])
     cfg = settings(*TINY, f"gate.against={old}")
-    result = gate.run(cfg, Store(tmp_path / "new"), {}, [])
-    assert (result.code, result.claim.note) == (GateCode.cannot_tell, REHEARSAL)
+    for name in ("new", "more"):
+        result = gate.run(cfg, Store(tmp_path / name), {}, [])
+        assert (result.code, result.claim.note) == (GateCode.cannot_tell, REHEARSAL)
+        assert result.claim.word is Word.unknown
+    cfg = settings(*TINY, f"gate.against={tmp_path / 'more'}")
+    fewer = gate.run(cfg, Store(tmp_path / "old"), {}, [])
+    assert fewer.code is GateCode.cannot_tell
+    assert fewer.claims["another"].note not in ("", REHEARSAL), "why it is not compared"
 
 
 @pytest.mark.parametrize(
