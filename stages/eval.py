@@ -115,7 +115,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     endings = ""
     if shown_table is not None:  # length and endings of the answers that the verdict is about
         behaviour = measure_answers(shown_table, answers)
-        ended = outcomes.with_intervals(shown_table, shown_table.stopped, cfg)
+        stopped = shown_table.estimate(shown_table.stopped)
+        ended = outcomes.means_and_differences(stopped, shown_table.roles, cfg.confidence)
         endings = claims.endings_clause(ended, titles, outcomes.before(titles))
     kl, references = likelihood.score(cfg, inputs, likelihood_prompts, answers, out)
     by_round = rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs))

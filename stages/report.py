@@ -6,8 +6,9 @@ import json
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stages.config.installation import program
 from stages.config.override_text import overrides
@@ -17,7 +18,7 @@ from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.evaluation.results import Behaviour, Results, read_results
+from stages.evaluation.results import Behaviour, Results
 from stages.pages import (
     all_answers,
     charts,
@@ -28,16 +29,18 @@ from stages.pages import (
     seeds,
     settings_table,
 )
-from stages.pages.control_name import name_control
 from stages.pages.environment import environment
 from stages.pages.example_answers import (
+    JudgedPrompts,
     ShownAnswer,
     changed_words,
     read_answered,
+    read_comparisons,
     side_by_side,
     strips,
 )
 from stages.pages.headline import JUDGE, Headline, next_steps, run_command
+from stages.pages.seeds import SeedRun
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, command_of, manifest_of
 from stages.store.records import Candidate, Pair, load
@@ -59,15 +62,37 @@ WARNED_IN = {
 }
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What the report shows of its evaluations, each file read once. `runs`: of all seeds, the report's own first;
+    `answered`: the prompts of each set of answers; `comparisons`: the judged ones, by opponent."""
+
+    runs: list[SeedRun]
+    answered: dict[str, list[ShownAnswer]]
+    comparisons: dict[str, JudgedPrompts]
+
+    @classmethod
+    def read(cls, inputs: dict[str, Path], nodes: dict[str, Manifest]) -> Self:
+        runs = seeds.read_runs(inputs, nodes)
+        results = runs[0].results
+        answered = read_answered(inputs, results.models)
+        return cls(runs, answered, read_comparisons(inputs, results))
+
+    @property
+    def results(self) -> Results:
+        """The results of the report's own seed."""
+        return self.runs[0].results
+
+
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and `answers.html`, if there are labels `labels.html`, and with several seeds `seeds.json`."""
     if "eval" not in inputs:
         return write_folders_page(cfg, inputs["diff"], out)
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
-    results = name_control(read_results(inputs["eval"]))
-    answered = read_answered(inputs, results.models)
-    page = read_template_values(cfg, inputs, nodes, results, answered)
+    evaluated = Evaluated.read(inputs, nodes)
+    results = evaluated.results
+    page = read_template_values(cfg, inputs, nodes, evaluated)
     why = page["why"]
     env = environment()
     contents = glossary.contents(
@@ -79,15 +104,22 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         page, contents=contents, warnings=warnings_by_section(nodes, [*contents])
     )
     (out / "report.html").write_text(html, encoding="utf-8")
-    answers_html = all_answers.render_answers(answered, inputs, results)
+    answers_html = all_answers.render_answers(
+        evaluated.answered, evaluated.comparisons, evaluated.runs[0].measures, inputs, results
+    )
     (out / all_answers.PAGE).write_text(answers_html, encoding="utf-8")
-    if page["over_seeds"]:
-        over_seeds = json.dumps(encode_fields(page["over_seeds"]), indent=1)
-        (out / seeds.FILE).write_text(over_seeds, encoding="utf-8")
+    over_seeds = page["over_seeds"]
+    figures_over_seeds = None
+    if over_seeds:
+        figures_over_seeds = encode_fields(over_seeds)
+        content = json.dumps(figures_over_seeds, indent=1)
+        (out / seeds.FILE).write_text(content, encoding="utf-8")
     if "label" in inputs:
         (out / label_page.PAGE).write_text(label_page.page(inputs["label"]), encoding="utf-8")
     return {
         "verdict": results.verdict,
+        "by_seed": seeds.sentence_by_seed(over_seeds, page["headline"].seeds),
+        "over_seeds": figures_over_seeds,
         "bytes": len(html.encode()),
         "next_command": next_command(page),
         "summary": page["sentence"],
@@ -157,11 +189,11 @@ def read_template_values(
     cfg: Report,
     inputs: dict[str, Path],
     nodes: dict[str, Manifest],
-    results: Results,
-    answered: dict[str, list[ShownAnswer]],
+    evaluated: Evaluated,
 ) -> dict[str, Any]:
-    """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name.
-    `answered`: the prompts of each set of answers."""
+    """Return the values of the page's template by name. `nodes` are the manifests of the input nodes by name."""
+    results = evaluated.results
+    answered = evaluated.answered
     models = results.models
     node_by_role = settings_table.model_nodes(nodes, models)
     policy = nodes[node_by_role["policy"]]
@@ -172,11 +204,10 @@ def read_template_values(
         why = diagnose(gather_evidence(inputs, nodes, results, pairs), models["policy"])
     confidence = nodes["eval"]["settings"]["confidence"]
     level = f"{100 * confidence:g}%"
-    seed = policy["settings"]["seed"] if learns(policy) else None
-    runs = seeds.read_runs(inputs, nodes, seed)
+    runs = evaluated.runs
     trained_seeds = [each.seed for each in runs if each.seed is not None]
     taught = title_trained_on_tasks(nodes, models)
-    answers = side_by_side(answered, inputs, results, cfg.side_by_side)
+    answers = side_by_side(answered, evaluated.comparisons, results, cfg.side_by_side)
     token_examples = dict[str, Any]()
     example = inputs["sft"] / "token_example.json"
     if example.exists():
@@ -196,7 +227,7 @@ def read_template_values(
         )
         faults = f"{examined['sentence']}. "
     note = claims.note_of_run(results)
-    ship = gate_claim(cfg, [inputs[each.role] for each in runs], results.before, note)
+    ship = gate_claim(cfg, runs, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
     sentence = first_screen.sentence(results, nodes, taught)
     folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
@@ -232,7 +263,7 @@ def read_template_values(
         "example": first_screen.example(answers),
         "changed_words": changed_words,
         "chain": first_screen.chain(nodes),
-        "facts": first_screen.facts(results, nodes, seconds, why),
+        "facts": first_screen.facts(results, nodes, seconds, len(trained_seeds), why),
         "own_file": first_screen.next_for_files(nodes),
         "lengths": length_bars(inputs, models),
         "scores": plots.bars([*scores], [*scores.values()]),
@@ -269,12 +300,12 @@ def read_template_values(
     }
 
 
-def gate_claim(cfg: Report, evaluations: Sequence[Path], before: str, note: str) -> Claim | None:
+def gate_claim(cfg: Report, runs: Sequence[SeedRun], note: str) -> Claim | None:
     """Return what the gate says of the policy against the model before it, None if nothing was measured of both.
-    `evaluations`: their folders, one per seed; `note`: why nothing can be said, or ''."""
-    old = [noninferiority.read_measures(folder, before) for folder in evaluations]
-    new = [noninferiority.read_measures(folder) for folder in evaluations]
-    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence)
+    `note`: why nothing can be said, or ''."""
+    old = [noninferiority.by_measure(each.measures, each.results.before) for each in runs]
+    new = [noninferiority.by_measure(each.measures) for each in runs]
+    lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence, note)
     return noninferiority.claim_of_all(lines, note) if lines else None
 
 
@@ -287,6 +318,7 @@ def sentence_by_section(
     settings = page["settings"]
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
+    note = claims.note_of_run(results)
     sentences = {
         "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
@@ -295,7 +327,7 @@ def sentence_by_section(
         "judged": " ".join(map(headline.comparison, results.judged.values())),
         "outside": headline.outside_sets(),
         "benchmarks": benchmarks.sentence(
-            page["benchmarks"], results.main_difference, results.differences
+            page["benchmarks"], results.main_difference, results.differences, note
         ),
         "retention": results.retention and results.retention.sentence,
         "seeds": page["over_seeds"] and page["over_seeds"].sentence,
@@ -310,7 +342,7 @@ def sentence_by_section(
         "words": "Each model, and the terms of this page.",
     }
     if page["suites"]:
-        sentences["suites"] = suite_results.sentence(page["suites"], results.models)
+        sentences["suites"] = suite_results.sentence(page["suites"], results.models, note)
     if page["reward"]:
         sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, sentences)
@@ -327,7 +359,7 @@ def training_sentences(
     """Return what each round and each training achieved."""
     sentences = list[str]()
     if by_round:
-        sentences.append(rounds.sentence(by_round))
+        sentences.append(rounds.sentence(by_round, claims.note_of_run(results)))
     for role, name in settings_table.model_nodes(nodes, results.models).items():
         if learns(nodes[name]):
             sentences.append(f"{results.models[role]}: {nodes[name]['metrics']['summary']}.")

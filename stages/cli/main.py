@@ -19,13 +19,13 @@ from stages.commands.run_result import (
     RunResult,
     built_nodes,
     certain_faults,
-    copy_answers_page,
     examination_of,
     examined_verdict,
     found_differences,
     found_faults,
     page_address,
     step_after_report,
+    write_answers_page,
     write_labels_page,
 )
 from stages.config.choices import Command, Upstream
@@ -224,7 +224,7 @@ def build_and_measure(wired: WiredRun) -> float | None:
             not_sent = error  # the results are complete here
     pages = (
         page_address(page),
-        copy_answers_page(store, target_nodes),
+        write_answers_page(store, target_nodes),
         write_labels_page(store, nodes, target_nodes),
     )
     built = built_nodes(page)

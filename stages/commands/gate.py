@@ -177,13 +177,11 @@ def other_side(new: Side, against: str, store: Store) -> Side:
 
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two models, with the measures that decide it as reasons, or why there is none."""
-    lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence)
+    note = new.note or old.note
+    lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence, note)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
-    note = new.note or old.note
     claim = claim_of_all(lines, note)
-    if note:
-        code = GateCode.cannot_tell
     if reasons:
         code = GateCode.other_prompts
         claim = claims.gate(code, reasons[0])
@@ -288,9 +286,9 @@ def evaluations_of(folder: Path, store: Store) -> list[Path]:
 
 
 def cells(line: Line) -> list[str]:
-    """Return the cells of a line; of a measure that cannot be compared only the reason."""
-    if line.code is GateCode.other_prompts:
-        return [line.measure, "", "", "", "", line.note]
+    """Return the cells of a line; of a measure that has no prompts in common only the reason."""
+    if not line.prompts:
+        return [line.measure, "", "", "", "", outcome_text(line)]
     difference = line.difference
     change = change_text(line, difference.mean)
     bounds = f"{change_text(line, difference.low)} to {change_text(line, difference.high)}"

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWERS_PAGE = "answers.html"  # in the store's root, as in a report's folder
+# in the store's root, as in a report's folder
+ANSWERS_PAGE = "answers.html"
+LABELS_PAGE = "labels.html"
 QUARANTINE = "quarantine.jsonl"  # in the folder of a node that left rows out
 
 
@@ -156,13 +158,9 @@ def page_address(page: "LivePage") -> Path | None:
     return in_report if in_report.exists() else None
 
 
-def copy_answers_page(store: Store, targets: list[Node]) -> Path | None:
-    """Copy a report's page of all answers into the store's root. Return the copy, or None without one."""
-    content = page_in_report(store, targets[0], ANSWERS_PAGE)
-    answers_html = store.root / ANSWERS_PAGE
-    if store.is_writable and content and safe_files.write_page(answers_html, content):
-        return answers_html
-    return None
+def write_answers_page(store: Store, targets: list[Node]) -> Path | None:
+    """Write a report's page of all answers into the store's root. Return the page, or None without one."""
+    return write_page(store, ANSWERS_PAGE, page_in_report(store, targets[0], ANSWERS_PAGE))
 
 
 def page_in_report(store: Store, target: Node, name: str) -> bytes:
@@ -173,16 +171,19 @@ def page_in_report(store: Store, target: Node, name: str) -> bytes:
 
 
 def write_labels_page(store: Store, nodes: dict[str, Node], targets: list[Node]) -> Path | None:
-    """Write `labels.html` into the store's root if the targets are made of labels. Return it, or None without one."""
-    if not store.is_writable:
-        return None
-    labels_html = store.root / "labels.html"
+    """Write the page of the labels that the targets are made of into the store's root. Return it, or None without one."""
     if targets[0].stage == Target.report:
-        content = page_in_report(store, targets[0], labels_html.name)
+        content = page_in_report(store, targets[0], LABELS_PAGE)
     else:
         content = page_of_labels_below(store, nodes, targets)
-    if content and safe_files.write_page(labels_html, content):
-        return labels_html
+    return write_page(store, LABELS_PAGE, content)
+
+
+def write_page(store: Store, name: str, content: bytes) -> Path | None:
+    """Write a page into the store's root. Return it, or None if it has no content or cannot be written."""
+    page = store.root / name
+    if store.is_writable and content and safe_files.write_page(page, content):
+        return page
     return None
 
 

@@ -10,6 +10,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stages.curation.audit.overlap import SeenTexts, Sketch, sketch
 from stages.store.records import Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
@@ -18,6 +21,8 @@ from stages.store.text_units import transcript
 from stages.store.workspace import StageDir
 
 Row = TypeVar("Row", Pair, UnpairedPreference)
+Size = NDArray[np.float64]  # the numbers of conversations and of rows
+NOTHING: Size = np.zeros(2)
 
 
 class SketchedRow(NamedTuple):
@@ -38,6 +43,7 @@ class SplitReport:
     held_out_conversations: int
     groups: int
     grouped: int
+    rows: int
     held_out: int
     repeats: int
 
@@ -67,19 +73,21 @@ class SplitReport:
                 "nearly all rows are alike. Add rows of other prompts and answers."
             )
         elif self.grouped:
-            share = self.held_out_conversations / self.conversations
+            of_prompts = self.held_out_conversations / self.conversations
+            of_rows = self.held_out / self.rows
             out.inform(
                 f"{self.grouped} of {self.conversations} prompts nearly equal another one, with their answers. Each of "
-                f"their {self.groups} groups is on one side of the split, so {share:.1%} of the prompts are held out "
-                f"({key}={self.fraction:g})."
+                f"their {self.groups} groups is on one side of the split, so {of_prompts:.1%} of the prompts are held "
+                f"out ({key}={self.fraction:g}), with {of_rows:.1%} of the rows."
             )
 
 
 class Groups:
-    """Conversations that stay on one side. Each group is named by its smallest id."""
+    """Conversations that stay on one side, with their numbers of rows. Each group is named by its smallest id."""
 
-    def __init__(self, conversations: Iterable[str]):
-        self.parents = {conversation: conversation for conversation in conversations}
+    def __init__(self, rows_by_conversation: Counter[str]):
+        self.rows = rows_by_conversation
+        self.parents = {conversation: conversation for conversation in rows_by_conversation}
 
     def name_of(self, conversation: str) -> str:
         """Return the name of a conversation's group."""
@@ -94,9 +102,13 @@ class Groups:
         smaller, larger = sorted((self.name_of(first), self.name_of(second)))
         self.parents[larger] = smaller
 
-    def sizes(self) -> Counter[str]:
-        """Return the number of conversations by group."""
-        return Counter(map(self.name_of, self.parents))
+    def sizes(self) -> dict[str, Size]:
+        """Return the size of each group."""
+        sizes = dict[str, Size]()
+        for conversation, rows in self.rows.items():
+            name = self.name_of(conversation)
+            sizes[name] = sizes.get(name, NOTHING) + np.array([1, rows])
+        return sizes
 
 
 def split_rows(
@@ -108,17 +120,16 @@ def split_rows(
         prompt.id: conversation_of(prompt.id, prompt.messages, prompt.together)
         for prompt in prompts
     }
-    conversations = {
-        conversation_of_prompt[name] for name in Records(file, kind).column("prompt_id")
-    }
-    groups = Groups(conversations)
+    prompt_ids = Records(file, kind).column("prompt_id")
+    groups: Groups = Groups(Counter(conversation_of_prompt[name] for name in prompt_ids))
     held_out = set[str]()
-    repeating = set[str]()
+    repeating_ids: list[str] = []
     if fraction >= 1:
-        held_out = conversations
+        held_out = {*groups.rows}
     elif fraction > 0:
         rows = sketch_rows(Records(file, kind), conversation_of_prompt)
-        held_out, repeating = keep_together(rows, groups, fraction)
+        held_out, repeating_ids = keep_together(rows, groups, fraction)
+    repeating = {*repeating_ids}
 
     def with_side(row: Row) -> Row:
         is_held_out = conversation_of_prompt[row.prompt_id] in held_out
@@ -126,16 +137,16 @@ def split_rows(
         return replace(row, split=side, repeats=row.id in repeating)
 
     save(file, map(with_side, Records(file, kind)), kind)
-    sides = [*Records(file, kind).column("split")]
-    joined_sizes = [size for size in groups.sizes().values() if size > 1]
+    joined = [int(size[0]) for size in groups.sizes().values() if size[0] > 1]
     return SplitReport(
         fraction=fraction,
-        conversations=len(conversations),
+        conversations=len(groups.rows),
         held_out_conversations=len(held_out),
-        groups=len(joined_sizes),
-        grouped=sum(joined_sizes),
-        held_out=sides.count("validation"),
-        repeats=[*Records(file, kind).column("repeats")].count(True),
+        groups=len(joined),
+        grouped=sum(joined),
+        rows=groups.rows.total(),
+        held_out=sum(groups.rows[conversation] for conversation in held_out),
+        repeats=len(repeating_ids),
     )
 
 
@@ -160,9 +171,9 @@ def text_of(row: Pair | UnpairedPreference) -> str:
 
 def keep_together(
     rows: list[SketchedRow], groups: Groups, fraction: float
-) -> tuple[set[str], set[str]]:
-    """Join the groups of near-equal rows, and return the held-out conversations, and the ids of held-out rows that
-    repeat a training row. Such rows remain only if the groups are too few for two sides."""
+) -> tuple[set[str], list[str]]:
+    """Join the groups of near-equal rows, and return the held-out conversations, and the id of each held-out row that
+    repeats a training row. Such rows remain only if the groups are too few for two sides."""
     for earlier, row in near_equal_rows(rows):
         groups.join(earlier.conversation, row.conversation)
     while True:
@@ -170,11 +181,11 @@ def keep_together(
         has_two_sides = 0 < len(held_out) < len(groups.parents)
         if not has_two_sides:
             held_out = {name for name in groups.parents if held_out_place(name) < fraction}
-            return held_out, {row.id for _, row in repeating_rows(rows, held_out)}
+            return held_out, [row.id for _, row in repeating_rows(rows, held_out)]
         # the index compares a text with few others, so an index of training rows alone may find more
         missed = [*repeating_rows(rows, held_out)]
         if not missed:
-            return held_out, set()
+            return held_out, []
         for training_row, row in missed:
             groups.join(training_row.conversation, row.conversation)
 
@@ -206,17 +217,36 @@ def repeating_rows(
 
 def draw_groups(groups: Groups, fraction: float) -> set[str]:
     """Return the conversations of the groups that are held out. A conversation alone in its group is drawn by itself,
-    so that other rows have no influence on its side. Then larger groups are held out in a random order while this
-    brings the number of conversations nearer to the fraction."""
+    so that other rows have no influence on its side. Then larger groups are held out in a random order, which added rows
+    do not change: each that the fraction has room for, and at last the one that brings the split nearest to the fraction,
+    if that is nearer than without it and at most half of all."""
     sizes = groups.sizes()
-    names = {name for name, size in sizes.items() if size == 1 and held_out_place(name) < fraction}
-    wanted = fraction * sizes.total()
-    count = len(names)
-    for name in sorted(sizes, key=held_out_place):
-        size = sizes[name]
-        if size > 1 and count + size / 2 <= wanted:
+    names = {
+        name for name, size in sizes.items() if size[0] == 1 and held_out_place(name) < fraction
+    }
+    held_out = sum((sizes[name] for name in names), NOTHING)
+    total = sum(sizes.values(), NOTHING)
+    wanted = fraction * total
+    larger = sorted((name for name in sizes if sizes[name][0] > 1), key=held_out_place)
+    for name in larger:
+        if (held_out + sizes[name] <= wanted).all():
             names.add(name)
-            count += size
+            held_out = held_out + sizes[name]
+
+    def distance_with(name: str) -> float:
+        return distance(held_out + sizes[name], wanted)
+
+    possible = [
+        name for name in larger if name not in names and (held_out + sizes[name] <= total / 2).all()
+    ]
+    nearest = min(possible, key=distance_with, default=None)
+    if nearest and distance_with(nearest) < distance(held_out, wanted):
+        names.add(nearest)
     return {
         conversation for conversation in groups.parents if groups.name_of(conversation) in names
     }
+
+
+def distance(size: Size, wanted: Size) -> float:
+    """Return how far a size is from the wanted one, by ratio: half of it is as far as twice."""
+    return float(np.abs(np.log(np.maximum(size, 1) / wanted)).sum())

@@ -143,8 +143,13 @@ def benchmark_results(
     return rows, measured
 
 
-def sentence(rows: Sequence[BenchmarkRow], difference: str, titles: Mapping[str, str]) -> str:
-    """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
+def sentence(
+    rows: Sequence[BenchmarkRow], difference: str, titles: Mapping[str, str], note: str = ""
+) -> str:
+    """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences; `note`: why
+    nothing can be said, or ''."""
+    if rows and note:
+        return f"{note.capitalize()} what changed in {len(rows)} rates."
     above, below = claims.count(claims.difference(row[difference]) for row in rows)
     counts = f"{titles[difference]} is above 0 in {above} and below 0 in {below} of {len(rows)} rates, by interval."
     return counts if rows else ""

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.claims import difference
+from stages.evaluation.claims import difference, highest
 from stages.evaluation.estimate import Means
 from stages.evaluation.intervals import Interval
 
@@ -80,9 +80,12 @@ class Contender:
     is_sft: bool = False
 
 
-def conclusion(models: list[Contender], prompts: str, comparison: Comparison) -> str:
+def conclusion(
+    models: list[Contender], prompts: str, comparison: Comparison, note: str = ""
+) -> str:
     """Say which setting wins, or that the prompts cannot tell settings apart, then the rates and the difference from
-    SFT. `prompts`: their number and name, such as `320 validation prompts`. `comparison`: of `models` in their order."""
+    SFT. `prompts`: their number and name, such as `320 validation prompts`. `comparison`: of `models` in their order.
+    `note`: why nothing can be said, or ''."""
     everyone = [*range(len(models))]
     settings = [i for i in everyone if not models[i].is_sft]
     starts = [i for i in everyone if models[i].is_sft]
@@ -92,16 +95,14 @@ def conclusion(models: list[Contender], prompts: str, comparison: Comparison) ->
     start = max(starts, key=lambda i: models[i].rate, default=None)
     if len(models) == 1:
         return f"{models[best].name} passes {models[best].rate:.1%} of {prompts}."
-    if rivals:
-        alike = group_clause(models, [first, *rivals])
-        lead = f"No winner: {prompts} cannot tell {alike} apart. {models[first].name} has the highest rate, {models[first].rate:.1%}"
-    elif first == best:
-        lead = f"{models[best].name} wins: it passes {models[best].rate:.1%} of {prompts}"
-    else:
-        lead = f"No setting is better than {models[first].name}, which passes {models[first].rate:.1%} of {prompts}"
+    alike = group_clause(models, [first, *rivals])
+    claim = highest(models[first].rate, not rivals, first == best, prompts, note)
+    lead = claim.says("best", model=models[first].name, alike=alike)
+    if note:
+        lead = f"{note.capitalize()} which of these models is best. {models[first].name} has the highest rate, {claim.figure}"
     parts = [f"{lead}{other_rate(models, first, best, start)}"]
     if start is not None:
-        parts.append(gain_clause(comparison, best, start, len(settings)))
+        parts.append(gain_clause(comparison, best, start, len(settings), note))
     elif not rivals:
         second = max(set(settings) - {best}, key=lambda i: models[i].rate)
         lead_over_second = comparison.corrected(second, best).points()
@@ -134,11 +135,14 @@ def other_rate(models: list[Contender], first: int, best: int, start: int | None
     return f", {models[other].name} {models[other].rate:.1%}"
 
 
-def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
+def gain_clause(
+    comparison: Comparison, best: int, start: int, settings: int, note: str = ""
+) -> str:
     """Return the difference of the best setting from SFT, and whether it is more than chance."""
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
-    certainty = difference(corrected).says("chance")
-    bounds = (
-        f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
-    )
-    return f"the difference, {gain.points()},{bounds} is {certainty}"
+    clause = f"the difference, {gain.points()},"
+    if settings > 1:
+        clause += f" {corrected.bounds()} when corrected for {settings} settings,"
+    if note:
+        return f"{clause} says nothing"
+    return f"{clause} is {difference(corrected).says('chance')}"

@@ -15,8 +15,8 @@ from stages.evaluation.outcomes import (
     Table,
     consistency,
     matched,
+    means_and_differences,
     rate_row,
-    with_intervals,
 )
 from stages.evaluation.results import Group, Matched, Rates, Rephrased, Row
 from stages.store.text_units import find_run, lower_words
@@ -128,7 +128,8 @@ def containing(table: Table, answers: Answers, cfg: Eval) -> Rates | None:
         for e in referenced.prompts
     ]
     contained = np.array([[contains_words(*pair) for pair in row] for row in texts], float)
-    return Rates(len(contained), with_intervals(referenced, contained, cfg))
+    means = referenced.estimate(contained)
+    return Rates(len(contained), means_and_differences(means, table.roles, cfg.confidence))
 
 
 def contains_words(answer: str, reference: str) -> bool:

@@ -22,6 +22,7 @@ from stages.evaluation.results import (
     MatchedRate,
     Results,
     Retained,
+    Retention,
     Row,
     Waiting,
 )
@@ -93,7 +94,8 @@ class Claim:
         """Return the claim's answer to a question of claims.yaml. `names`: what the answer names."""
         if self.note:
             return self.note
-        return ANSWERS[question][self.word.name].format(figure=self.figure, **names)
+        answer = ANSWERS[question][self.word.name]
+        return answer.format_map({"figure": self.figure, "scope": self.scope, **names})
 
     def with_figure(self, question: str, **names: str) -> str:
         """Return the answer with the figure behind it: `better (+8.6 points, +2.6 to +15.8; 800 prompts)`."""
@@ -142,6 +144,15 @@ def difference(delta: Interval, scope: str = "", note: str = "") -> Claim:
 def change(row: Row, name: str) -> Claim:
     """Return the claim of a difference of pass rates, by its name."""
     return difference(row[name], f"{row.prompts:,} prompts", row.note)
+
+
+def highest(rate: float, is_above_all: bool, is_setting: bool, scope: str, note: str = "") -> Claim:
+    """Return the claim of the highest of many pass rates. `is_above_all`: every other model is worse by an interval that
+    is corrected for their number; `is_setting`: it is the rate of a setting, not of SFT."""
+    word = Word.same
+    if is_above_all:
+        word = Word.better if is_setting else Word.worse
+    return Claim(word, f"{rate:.1%}", scope, note)
 
 
 def count(claims: Iterable[Claim]) -> tuple[int, int]:
@@ -297,27 +308,45 @@ def gate(code: GateCode, figure: str = "", scope: str = "", note: str = "") -> C
 
 def rehearsed(results: Results) -> Results:
     """Return the results of a base with random weights on the user's data: no claim of them says anything."""
-    learnt_part = results.learnt
-    if learnt_part and learnt_part.others:
-        others = replace(learnt_part.others, note=REHEARSAL)
-        learnt_part = replace(learnt_part, others=others)
-    if learnt_part:
-        learnt_part = replace(learnt_part, note=REHEARSAL)
     groups = {name: replace(row, note=REHEARSAL) for name, row in results.groups.items()}
     judged_parts = {
-        name: replace(each, note=REHEARSAL) if isinstance(each, Judged) else each
+        name: without_word(each) if isinstance(each, Judged) else each
         for name, each in results.judged.items()
     }
     return replace(
         results,
-        learnt=learnt_part,
+        learnt=rehearsed_pairs(results.learnt) if results.learnt else None,
         judged=judged_parts,
         groups=groups,
         primary=replace(results.primary, note=REHEARSAL) if results.primary else None,
         kinds=noted_rows(results.kinds),
         tasks=noted_rows(results.tasks),
+        retention=rehearsed_retention(results.retention) if results.retention else None,
+        endings="",
+        cautions="",
         rehearsal=REHEARSED,
     )
+
+
+def rehearsed_pairs(figures: Learnt) -> Learnt:
+    """Return the figures of held-out pairs of which a rehearsal says nothing."""
+    others = replace(figures.others, note=REHEARSAL) if figures.others else None
+    groups = figures.by
+    if groups:
+        unmarked = [replace(group, is_reversed=False, is_certain=False) for group in groups.groups]
+        groups = replace(groups, groups=unmarked)
+    return replace(figures, note=REHEARSAL, others=others, by=groups)
+
+
+def without_word(figures: Judged) -> Judged:
+    """Return a judged comparison of which a rehearsal says nothing."""
+    return replace(figures, note=REHEARSAL, rates=replace(figures.rates, effect=Word.unknown))
+
+
+def rehearsed_retention(retention: Retention) -> Retention:
+    """Return tests of retention, none of which holds in a rehearsal."""
+    tests = [replace(test, holds=False) for test in retention.claims]
+    return Retention(tests, f"{REHEARSAL.capitalize()} what was kept.")
 
 
 def noted_rows(rows_by_side: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:

@@ -51,7 +51,7 @@ class Line:
     def claim(self) -> Claim:
         """What the comparison of the measure says; if it cannot tell, with the number of prompts that would."""
         figure = ""
-        if self.code is GateCode.cannot_tell:
+        if self.code is GateCode.cannot_tell and not self.note:
             direction = "rose" if self.difference.mean > 0 else "fell"
             figure = decisive_number(self.needed) if self.needed else f"it rather {direction}"
         return claims.gate(self.code, figure, f"{self.prompts:,} prompts", self.note)
@@ -92,8 +92,10 @@ def compare(
     new: Sequence[Mapping[str, Rows]],
     margin: float,
     confidence: float,
+    note: str = "",
 ) -> list[Line]:
-    """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one."""
+    """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one.
+    `note`: why nothing can be said, or ''; the lines then have their figures and no verdict."""
     before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
     shared = [name for name in before if before[name].keys() == after.get(name, {}).keys()]
     compared = mark_worse(
@@ -103,10 +105,11 @@ def compare(
     by_name = dict(zip(shared, compared, strict=True))
     for name in old[0]:
         if name not in by_name:
-            note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
-            note = note if name in new[0] else "the new run does not measure this"
+            reason = "the new run does not measure this"
+            if name in new[0]:
+                reason = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
             lines.append(
-                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=note)
+                Line(name, 0, 0, 0, Interval(0, 0, 0), margin, GateCode.other_prompts, note=reason)
             )
             continue
         line = by_name[name]
@@ -119,9 +122,17 @@ def compare(
             ]
             line = replace(line, seeds=(min(each), max(each)))
         lines.append(line)
-        if name == PASSES:
+        if name == PASSES and not note:
             lines += broken_tasks(before[name], after[name], margin, confidence)
-    return lines
+    return without_verdicts(lines, note) if note else lines
+
+
+def without_verdicts(lines: Sequence[Line], note: str) -> list[Line]:
+    """Return the lines without what their tests came to. `note`: why nothing can be said; a line keeps its own."""
+    return [
+        replace(line, code=GateCode.cannot_tell, needed=None, note=line.note or note)
+        for line in lines
+    ]
 
 
 def compare_measure(
@@ -214,12 +225,15 @@ def claim_of_all(lines: Sequence[Line], note: str = "") -> Claim:
     """Return the claim of a comparison: of all measures, those that decide it, or the number of prompts that would.
     `note`: why nothing can be said, or ''."""
     code = outcome(lines)
-    figure = ""
-    number = needed(lines)
-    if code is GateCode.passes:
-        figure = f"in {len(lines)} measures"
-    elif code is GateCode.cannot_tell and number:
-        figure = decisive_number(number)
-    elif lines:
-        figure = "; ".join(line.measure for line in lines if line.code is code)
+    figure = "" if note else figure_of_all(lines, code)
     return claims.gate(code, figure, f"{len(lines)} measures", note)
+
+
+def figure_of_all(lines: Sequence[Line], code: GateCode) -> str:
+    """Return the measures that decide a comparison, or the number of prompts that would. `code`: its outcome."""
+    if code is GateCode.passes:
+        return f"in {len(lines)} measures"
+    number = needed(lines)
+    if code is GateCode.cannot_tell and number:
+        return decisive_number(number)
+    return "; ".join(line.measure for line in lines if line.code is code)

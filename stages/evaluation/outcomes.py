@@ -113,6 +113,16 @@ class Table:
                 tables[name] = table
         return tables
 
+    @property
+    def tasks_drawn(self) -> bool:
+        """True if all prompts are of untrained tasks, so that their tasks are a sample of other tasks."""
+        return all(e.group in UNTRAINED for e in self.prompts)
+
+    def estimate(self, values: NDArray[Any]) -> Means:
+        """Return the means of one of the arrays with their errors: over other tasks like these if the tasks are drawn, else
+        over other prompts of these tasks."""
+        return Means(values, [e.task for e in self.prompts], self.tasks_drawn)
+
     def mean(self, values: NDArray[Any]) -> dict[str, float]:
         """Return the mean over prompts, by role."""
         return dict(zip(self.roles, map(float, values.mean(0)), strict=True))
@@ -185,16 +195,11 @@ def average_runs(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]
     return Table(roles, prompts, mean("passed"), mean("n_tokens"), mean("stopped"))
 
 
-def speaks_for_other_tasks(prompts: Iterable[Example]) -> bool:
-    """Return True if all prompts are of untrained tasks, so that their tasks are a sample of other tasks."""
-    return all(e.group in UNTRAINED for e in prompts)
-
-
 def rate_row(table: Table, cfg: Eval) -> Row:
     """Return pass rates and paired differences with intervals. The intervals are over other tasks like these if
     `tasks_drawn`, else over other prompts of these tasks."""
     tasks = len({e.task for e in table.prompts})
-    drawn = speaks_for_other_tasks(table.prompts)
+    means = table.estimate(table.passed)
     gain = (
         table.passed[:, table.roles.index("policy")]
         - table.passed[:, table.roles.index(before(table.roles))]
@@ -202,19 +207,13 @@ def rate_row(table: Table, cfg: Eval) -> Row:
     return Row(
         prompts=len(table.prompts),
         tasks=tasks,
-        tasks_drawn=drawn,
+        tasks_drawn=table.tasks_drawn,
         set="",
-        intervals=with_intervals(table, table.passed, cfg),
-        note=TOO_FEW_TASKS if drawn and tasks < ENOUGH_TASKS else "",
+        intervals=means_and_differences(means, table.roles, cfg.confidence),
+        note=TOO_FEW_TASKS if table.tasks_drawn and tasks < ENOUGH_TASKS else "",
         gained=int((gain > 0).sum()),
         lost=int((gain < 0).sum()),
     )
-
-
-def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> Intervals:
-    """Return the mean of one of the table's arrays by role, and the paired differences, with intervals."""
-    means = Means(values, [e.task for e in table.prompts], speaks_for_other_tasks(table.prompts))
-    return means_and_differences(means, table.roles, cfg.confidence)
 
 
 def means_and_differences(means: Means, roles: Sequence[str], confidence: float) -> Intervals:

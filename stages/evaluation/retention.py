@@ -33,6 +33,8 @@ from stages.store.workspace import Progress, StageDir
 FIRST = 64  # words at the beginning of an answer whose variety is measured
 LONGEST = 512  # most tokens read of a text; a model with a shorter context reads fewer
 TEXT_MEASURE = "log-prob of running text, nats per token"
+DIFFERENT_PAIRS = "different pairs of words"
+REQUESTED_LENGTH = "share of the requested length"
 # margins in nats per token of running text, against SFT and against the base
 TEXT = {"sft": 0.05, "base": 0.10}
 VARIETY = 0.9  # share of the base's variety of word pairs that must remain
@@ -82,27 +84,23 @@ def claims(
                     )
                 )
     if (open_prompts := everything.group("open_plain").prompts) and "base" in cfg.models:
-        varied = measure_answers(open_prompts, answers, "base", variety)
-        measured += rows_of_models("different pairs of words", open_prompts, answers, variety)
-        tested.append(
-            mean_claim(
-                "different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True
-            )
-        )
-        loopfree = measure_answers(
-            open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.answer)
-        )
-        tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
+        varied = measure_answers(open_prompts, answers, variety)
+        measured += rows_of_models(DIFFERENT_PAIRS, open_prompts, varied)
+        pair = varied["policy"], varied["base"]
+        tested.append(mean_claim(DIFFERENT_PAIRS, "base", pair, alpha, share=VARIETY, bounded=True))
+        of_two = {role: answers[role] for role in ("policy", "base")}
+        loopfree = measure_answers(open_prompts, of_two, has_no_loop)
+        pair = loopfree["policy"], loopfree["base"]
+        tested.append(share_claim(LOOPLESS, "base", pair, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
     if sized:
-        measured += rows_of_models("share of the requested length", sized, answers, within_length)
-    for against in (role for role in TEXT if sized and role in cfg.models):
-        lengths = measure_answers(sized, answers, against, within_length)
-        tested.append(
-            mean_claim(
-                "share of the requested length", against, lengths, alpha, LENGTH_ERROR, bounded=True
+        lengths = measure_answers(sized, answers, within_length)
+        measured += rows_of_models(REQUESTED_LENGTH, sized, lengths)
+        for against in (role for role in TEXT if role in cfg.models):
+            pair = lengths["policy"], lengths[against]
+            tested.append(
+                mean_claim(REQUESTED_LENGTH, against, pair, alpha, LENGTH_ERROR, bounded=True)
             )
-        )
     if not tested:
         return None, []
     mark_holding(tested, alpha)
@@ -160,27 +158,27 @@ def mark_holding(tested_claims: list[Retained], alpha: float) -> None:
 def measure_answers(
     prompts: list[Example],
     answers: Answers,
-    against: str,
     measure: Callable[[Example, Candidate], float],
-) -> Pair:
-    """Apply `measure` to the policy's answers and to those of the model `against`."""
-    rows = np.array(
-        [[float(measure(e, answers[role][e.id])) for e in prompts] for role in ("policy", against)]
-    )
-    return rows[0], rows[1]
+) -> dict[str, Array]:
+    """Return the values of a measure of every model's answers, (prompts,) each, by role."""
+    return {
+        role: np.array([float(measure(e, of_role[e.id])) for e in prompts])
+        for role, of_role in answers.items()
+    }
 
 
 def rows_of_models(
-    name: str,
-    prompts: list[Example],
-    answers: Answers,
-    measure: Callable[[Example, Candidate], float],
+    name: str, prompts: list[Example], values_by_role: dict[str, Array]
 ) -> list[Measure]:
     """Return the rows of one measure of every model's answers."""
     rows = list[Measure]()
-    for role, of_role in answers.items():
-        rows += rows_of(name, prompts, (measure(e, of_role[e.id]) for e in prompts), role)
+    for role, values in values_by_role.items():
+        rows += rows_of(name, prompts, values.tolist(), role)
     return rows
+
+
+def has_no_loop(_: Example, answer: Candidate) -> float:
+    return float(not is_repetitive(answer.answer))
 
 
 def variety(prompt: Example, answer: Candidate) -> float:

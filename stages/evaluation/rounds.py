@@ -103,10 +103,13 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Rounds) -> list[RoundRow
     return rows
 
 
-def sentence(by_round: Rounds) -> str:
-    """Return which round is best on validation prompts, and if it is above the last one by more than noise."""
+def sentence(by_round: Rounds, note: str = "") -> str:
+    """Return which round is best on validation prompts, and if it is above the last one by more than noise. `note`: why
+    nothing can be said, or ''."""
     best = by_round.best
     rounds = len(by_round.gains)
+    if note:
+        return f"{note.capitalize()} which of {rounds} rounds is best."
     over_last = by_round.over_last
     text = f"Of {rounds} rounds, round {best} is best on {by_round.prompts} validation prompts: "
     text += f"{by_round.over_sft.points()} over SFT"

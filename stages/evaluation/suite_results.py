@@ -192,8 +192,11 @@ def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) ->
     return Rates(len(values), means_and_differences(means, roles, confidence))
 
 
-def sentence(suites: Mapping[str, SuiteRates], titles: Mapping[str, str]) -> str:
-    """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
+def sentence(suites: Mapping[str, SuiteRates], titles: Mapping[str, str], note: str = "") -> str:
+    """Say in which suites the policy shows the fault measurably more or less often than the model before it. `note`: why
+    nothing can be said, or ''."""
+    if note:
+        return f"{note.capitalize()} in which suites {titles['policy']} shows faults."
     main = main_difference(titles)
     deltas = {each.title: each.claims[main] for each in suites.values() if main in each.claims}
     more, fewer = list[str](), list[str]()

@@ -14,13 +14,11 @@ from markupsafe import Markup
 
 from stages.config.errors import visible
 from stages.evaluation.asked import PROMPT_SOURCES
-from stages.evaluation.judged import Comparison
-from stages.evaluation.measures import FAVOURED, FILE, Measure
+from stages.evaluation.measures import FAVOURED, POLICY, Measure
 from stages.evaluation.results import Results
 from stages.pages.environment import LOOKS, environment
-from stages.pages.example_answers import WON, ShownAnswer
+from stages.pages.example_answers import WON, JudgedPrompts, ShownAnswer
 from stages.pages.glossary import in_words
-from stages.store.records import stream
 from stages.store.user_columns import MOST_VALUES, UserColumns, read_user_columns
 
 PAGE = "answers.html"  # file name in a report's node and in the store's root
@@ -63,12 +61,15 @@ class ComparedPrompt:
 
 def render_answers(
     answered: Mapping[str, Sequence[ShownAnswer]],
+    comparisons: Mapping[str, JudgedPrompts],
+    measures: Sequence[Measure],
     inputs: Mapping[str, Path],
     results: Results,
 ) -> str:
-    """Return the page. `answered`: the prompts of each set of answers."""
+    """Return the page. `answered`: the prompts of each set of answers; `comparisons`: by opponent; `measures`: of the
+    evaluation."""
     models = results.models
-    prompts = compare_prompts(answered, inputs, results)
+    prompts = compare_prompts(answered, comparisons, measures, results)
     columns = columns_of_prompts(answered, inputs, prompts)
     rows = list[dict[str, Any]]()
     texts = list[str]()
@@ -107,12 +108,13 @@ def as_json(value: Any) -> str:
 
 def compare_prompts(
     answered: Mapping[str, Sequence[ShownAnswer]],
-    inputs: Mapping[str, Path],
+    comparisons: Mapping[str, JudgedPrompts],
+    measures: Sequence[Measure],
     results: Results,
 ) -> list[ComparedPrompt]:
     """Return every prompt with what judges, checks and held-out pairs say of the policy's answer."""
-    judgements = read_judgements(inputs, results)
-    favoured = read_favoured(inputs["eval"])
+    judgements = won_by_prompt(comparisons)
+    favoured = lowest_favoured(measures)
     prompts = list[ComparedPrompt]()
     for of_set in answered.values():
         for shown in of_set:
@@ -129,27 +131,22 @@ def compare_prompts(
     return prompts
 
 
-def read_judgements(inputs: Mapping[str, Path], results: Results) -> dict[str, dict[str, float]]:
+def won_by_prompt(comparisons: Mapping[str, JudgedPrompts]) -> dict[str, dict[str, float]]:
     """Return by prompt and opponent 1 if the policy's answer won, 0.5 for a tie, and 0 if it lost."""
-    won_by_prompt = defaultdict[str, dict[str, float]](dict)
-    for against in results.judged:
-        if f"judged_{against}" not in inputs:  # it waits for people, or all answers are alike
-            continue
-        comparison = Comparison.read(inputs[f"versus_{against}"], inputs[f"judged_{against}"])
+    by_prompt = defaultdict[str, dict[str, float]](dict)
+    for against, (comparison, _) in comparisons.items():
         for policy, other in comparison.sides:
             won = comparison.won(policy, other)
             if not math.isnan(won):
-                won_by_prompt[policy.prompt_id][against] = won
-    return won_by_prompt
+                by_prompt[policy.prompt_id][against] = won
+    return by_prompt
 
 
-def read_favoured(evaluation: Path) -> dict[str, float]:
+def lowest_favoured(measures: Sequence[Measure]) -> dict[str, float]:
     """Return by prompt the lowest share in which the policy favours the better answer of a held-out pair."""
     lowest = dict[str, float]()
-    if not (evaluation / FILE).exists():
-        return lowest
-    for row in stream(evaluation / FILE, Measure):
-        if row.measure == FAVOURED:
+    for row in measures:
+        if row.measure == FAVOURED and row.role == POLICY:
             lowest[row.group] = min(row.value, lowest.get(row.group, 1.0))
     return lowest
 

@@ -51,6 +51,13 @@ class ShownAnswer(NamedTuple):
         return [by_role[first], by_role["policy"]]
 
 
+class JudgedPrompts(NamedTuple):
+    """A judged comparison of two models, and its prompts by id."""
+
+    comparison: Comparison
+    prompts: dict[str, Example]
+
+
 def changed_words(before: str, after: str) -> list[tuple[str, bool]]:
     """Return the pieces of an answer, and for each one whether it is new against the answer before."""
     old, new = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
@@ -79,22 +86,32 @@ def read_answered(
     return answered
 
 
+def read_comparisons(inputs: Mapping[str, Path], results: Results) -> dict[str, JudgedPrompts]:
+    """Return the judged comparisons with their prompts, by opponent: none that waits for people, or whose answers are all
+    alike."""
+    comparisons = dict[str, JudgedPrompts]()
+    for against in results.judged:
+        if f"judged_{against}" in inputs:
+            versus = inputs[f"versus_{against}"]
+            comparison = Comparison.read(versus, inputs[f"judged_{against}"])
+            prompts = {e.id: e for e in load(versus / "prompts.parquet", Example)}
+            comparisons[against] = JudgedPrompts(comparison, prompts)
+    return comparisons
+
+
 def side_by_side(
     answered: Mapping[str, list[ShownAnswer]],
-    inputs: Mapping[str, Path],
+    comparisons: Mapping[str, JudgedPrompts],
     results: Results,
     count: int,
 ) -> dict[str, list[ShownAnswer]]:
     """Return up to `count` prompts under each heading. Headings are judgements, changes in the checks passed, or
     neither. Within a heading, a hash of the content orders prompts that changed equally. `answered`: the prompts of
-    each set of answers."""
+    each set of answers; `comparisons`: by opponent."""
     headings, models = dict[str, list[ShownAnswer]](), results.models
-    for against, comparison in results.judged.items():
-        if f"judged_{against}" in inputs:  # otherwise it waits for people, or all answers are alike
-            titles = {against: comparison.opposed.title, "policy": models["policy"]}
-            headings |= by_judgement(
-                inputs[f"versus_{against}"], inputs[f"judged_{against}"], titles
-            )
+    for against, judged in comparisons.items():
+        titles = {against: results.judged[against].opposed.title, "policy": models["policy"]}
+        headings |= by_judgement(judged, titles)
     for name, what in SETS.items():
         if name not in answered:
             continue
@@ -119,12 +136,10 @@ def side(
     return ShownAnswer(prompt, shown, shares)
 
 
-def by_judgement(
-    versus: Path, label: Path, titles: Mapping[str, str]
-) -> dict[str, list[ShownAnswer]]:
+def by_judgement(judged: JudgedPrompts, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
     """Group prompts by the judgement of the policy's answer. `titles`: the opponent's first, then the policy's."""
-    comparison, by_result = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
-    examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
+    comparison, examples = judged
+    by_result = dict[float, list[ShownAnswer]]()
     first, second = titles
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
         sides = side(examples[policy.prompt_id], {first: other, second: policy}, titles)

@@ -1,11 +1,12 @@
 """The first screen of a report: one sentence, one chart of rates, a lamp for each question, one prompt before and after,
 the chain and the facts. A question that was not asked says so, with the command that asks it."""
 
-import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
+from stages.config.installation import program
 from stages.config.schema import POLICY_STAGES
 from stages.evaluation import claims
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
@@ -28,7 +29,6 @@ STEPS: dict[str, list[str]] = TEXTS["steps"]
 NOT_TESTED = "not tested"
 # the name of a difference
 SFT_OVER_BASE = "sft-base"
-MODEL_NUMBERS = re.compile(r" \d+/\d+/\d+$")  # family, model and stepping of a processor
 LONGEST_PROMPT = 220  # characters of a prompt on the first screen
 
 
@@ -129,7 +129,7 @@ def lamps(
 
 
 def control_lamp(results: Results, run: str) -> Lamp:
-    title = f"{results.policy} or plain SFT?"
+    title = f"{results.policy} over plain SFT?"
     if not has_control(results):
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
     claim = claims.over_control(results)
@@ -330,18 +330,26 @@ def amount_in_words(amount: Any, unit: str) -> str:
 
 
 def facts(
-    results: Results, nodes: Mapping[str, Manifest], seconds: float, why: Diagnosis | None
+    results: Results,
+    nodes: Mapping[str, Manifest],
+    seconds: float,
+    seeds: int,
+    why: Diagnosis | None,
 ) -> list[str]:
-    """Return the facts in one line: time, machine, money, endings, and findings out of their range."""
+    """Return the facts in one line: time, machine, money, seeds, endings, and findings out of their range. `seeds`: the
+    number of seeds that were trained."""
     spent = [
         calls["money"]
         for node in nodes.values()
         for calls in node["metrics"].get("calls", {}).values()
         if "money" in calls
     ]
-    processor = MODEL_NUMBERS.sub("", str(nodes["eval"]["processor"])).replace(" x ", " cores, ")
-    shown = [f"{clock(seconds)} minutes", processor.removesuffix(" Processor")]
+    # of a processor the number of cores; of a GPU its name
+    machine, is_processor, _ = str(nodes["eval"]["processor"]).partition(" x ")
+    shown = [f"{clock(seconds)} minutes", f"{machine} cores" if is_processor else machine]
     shown += [f"{sum(spent):,.2f} spent"] if spent else []
+    if seeds:
+        shown.append("one seed" if seeds == 1 else f"{seeds} seeds")
     if results.behaviour.mean_tokens:
         shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
@@ -357,4 +365,4 @@ def next_for_files(nodes: Mapping[str, Manifest]) -> str:
     trained = any(node["stage"] in POLICY_STAGES for node in nodes.values())
     if of_files or labels == "dataset" or not trained:
         return ""
-    return "python run.py recipe=from_preferences data.path=FILE"
+    return shlex.join([*program(), "recipe=from_preferences", "data.path=FILE"])

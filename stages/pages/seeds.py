@@ -4,7 +4,7 @@ There are two questions. *These seeds*: every prompt's outcomes are averaged ove
 prompts. *Other seeds*: each seed gives one figure, and Student's interval over seeds is about the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +15,33 @@ from stages.evaluation.checked import Checked
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.estimate import over_seeds
 from stages.evaluation.intervals import Interval
+from stages.evaluation.measures import FILE as MEASURES
+from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
 from stages.evaluation.results import Intervals, Results, Row, read_results
 from stages.pages.control_name import CONTROL, name_control
+from stages.pages.headline import ONE_SEED
+from stages.pages.settings_table import learns, model_nodes
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.records import Example, load, stream
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"
-MEASURES = ("ratio", "sum", "per_token")  # of held-out pairs
+SHARES = ("ratio", "sum", "per_token")  # of held-out pairs
 FILE = "seeds.json"  # beside the report, if it has several seeds
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """The evaluation of one seed, None if the run trained nothing. `role`: the report's input."""
+    """The evaluation of one seed, None if the run trained nothing. `role`: the report's input; `measures`: what the gate
+    compares."""
 
     seed: int | None
     role: str
     fingerprint: str
     results: Results
+    measures: list[Measure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,17 +70,23 @@ class OverSeeds:
     sentence: str
 
 
-def read_runs(
-    inputs: dict[str, Path], nodes: dict[str, Manifest], seed: int | None
-) -> list[SeedRun]:
-    """Read every evaluation's results with its seed, the report's own (of `seed`, None if nothing trained) first."""
-    seeds = {"eval": seed} | {
-        role: int(role.removeprefix(PREFIX)) for role in inputs if role.startswith(PREFIX)
-    }
-    return [
-        SeedRun(of_seed, role, nodes[role]["fingerprint"], name_control(read_results(inputs[role])))
-        for role, of_seed in seeds.items()
-    ]
+def read_runs(inputs: dict[str, Path], nodes: dict[str, Manifest]) -> list[SeedRun]:
+    """Read the evaluation of every seed, the report's own first."""
+    runs = list[SeedRun]()
+    for role in ("eval", *(role for role in inputs if role.startswith(PREFIX))):
+        results = name_control(read_results(inputs[role]))
+        measures = load(inputs[role] / MEASURES, Measure)
+        seed = seed_of(role, nodes, results)
+        runs.append(SeedRun(seed, role, nodes[role]["fingerprint"], results, measures))
+    return runs
+
+
+def seed_of(role: str, nodes: dict[str, Manifest], results: Results) -> int | None:
+    """Return the seed of an evaluation, None if the run trained nothing."""
+    if role.startswith(PREFIX):
+        return int(role.removeprefix(PREFIX))
+    policy = nodes[model_nodes(nodes, results.models)["policy"]]
+    return int(policy["settings"]["seed"]) if learns(policy) else None
 
 
 def summary(
@@ -86,6 +98,8 @@ def summary(
         return None
     first = runs[0].results
     groups = average_groups(runs, inputs, confidence) if first.endpoint else {}
+    if note:
+        groups = {name: replace(row, note=note) for name, row in groups.items()}
     checks = {
         name: of_differences(runs, str(first.endpoint), name, confidence)
         for name in first.differences
@@ -98,7 +112,7 @@ def summary(
     if checks:
         over_all = groups[str(first.endpoint)]
         sentences.append(sentence_on_checks(runs, over_all))
-        headlines.append(on_checks(first, checks, len(runs), note or over_all.note))
+        headlines.append(on_checks(first, checks, len(runs), over_all.note))
     if first.learnt and learnt:
         note = note or claims.note_on_pairs(first.learnt)
         headlines.insert(0, on_pairs(first, learnt, len(runs), note))
@@ -113,6 +127,14 @@ def summary(
         headline="".join(clauses[:1]),
         sentence=" ".join(sentences + clauses),
     )
+
+
+def sentence_by_seed(over_seeds: OverSeeds | None, seeds: int) -> str:
+    """Return what is said of other seeds: the mean with Student's interval, of one seed that nothing is known of others,
+    and '' if the run trained nothing or a note holds. `seeds`: the number of seeds that were trained."""
+    if over_seeds:
+        return over_seeds.headline
+    return ONE_SEED if seeds == 1 else ""
 
 
 def average_groups(
@@ -150,7 +172,7 @@ def of_pairs(runs: Sequence[SeedRun], confidence: float) -> dict[str, dict[str, 
         return {}
     step = 1 / min(each.pairs for each in figures)
     by_measure = dict[str, dict[str, BySeed]]()
-    for measure in MEASURES:
+    for measure in SHARES:
         of_measure: list[Intervals] = [getattr(each, measure) for each in figures]
         by_measure[measure] = {
             name: shares_by_seed(of_measure, name, step, confidence) for name in of_measure[0]
@@ -216,8 +238,8 @@ def clause_on_seeds(policy: str, claim: Claim, question: str, over_control: Clai
     """Return a claim over seeds with its figure as a sentence, with that over the control if there is one."""
     if claim.note:
         return ""
-    says = claim.says(question, model=policy, scope=claim.scope)
+    says = claim.says(question, model=policy)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
     if over_control:
-        sentence += f"; {policy} or {CONTROL}: {over_control.with_figure('control_lamp')}"
+        sentence += f"; {policy} over {CONTROL}: {over_control.with_figure('control_lamp')}"
     return f"{sentence}."

@@ -28,8 +28,8 @@ STAGES = {
     "sample": Stage(15, next="label"),
     "pool": Stage(3, next="label", absent="Name further candidates in sample.pool."),
     "label": Stage(25, next="pairs"),
-    "pairs": Stage(13, next="reference"),
-    "unpaired": Stage(5, next="kto", absent="Set align=kto or arms=[kto]."),
+    "pairs": Stage(14, next="reference"),
+    "unpaired": Stage(6, next="kto", absent="Set align=kto or arms=[kto]."),
     "reference": Stage(10, next="dpo", absent="dpo.loss_type=[simpo] needs no reference."),
     "dpo": Stage(16, next="eval", instead="kto", absent="Set align=dpo."),
     "kto": Stage(7, next="eval", instead="grpo", absent="Set align=kto or arms=[kto]."),
@@ -42,8 +42,8 @@ STAGES = {
         6, next="eval", absent="Set eval/judged=judge, reward_model, human or ensemble."
     ),
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
-    "eval": Stage(35, next="report"),
+    "eval": Stage(36, next="report"),
     "diff": Stage(1, absent="Set recipe=examine."),
     "examine": Stage(2, absent="Set recipe=examine."),
-    "report": Stage(33),
+    "report": Stage(34),
 }

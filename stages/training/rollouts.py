@@ -21,6 +21,7 @@ from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
+from stages.evaluation.claims import Word, word_of
 from stages.evaluation.estimate import difference
 from stages.evaluation.relative_scores import floors_by_prompt
 from stages.hardware import allocator, machine
@@ -278,7 +279,8 @@ def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]
     last = rewards[-fifth:]
-    if not difference(first, last).low > 0 or has_gain(held_out[0], held_out[-1]):
+    has_risen = word_of(difference(first, last)) is Word.better
+    if not has_risen or has_gain(held_out[0], held_out[-1]):
         return ""
     rise = f"the reward rose from {fmean(first):.3f} to {fmean(last):.3f}"
     cause = "The model may know its prompts by heart, or what the labeler overrates"
@@ -296,4 +298,4 @@ def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> b
         if a is not None and b is not None:
             earlier.append(a)
             later.append(b)
-    return len(earlier) > 1 and difference(earlier, later).low > 0
+    return len(earlier) > 1 and word_of(difference(earlier, later)) is Word.better

@@ -2,8 +2,9 @@
 
 import io
 import json
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from stages.commands import compare
+from stages.commands.compare import CompareResult
 from stages.commands.comparing.groups import ComparedGroup, compare_group, compare_groups
 from stages.commands.comparing.measured import MeasuredModel, measured_models
 from stages.commands.node_settings import without_seeds
@@ -72,7 +74,7 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> MeasuredMode
         prompts=("validation", "seen tasks", ""),
         tasks=[""] * 10,
         tasks_drawn=False,
-        caveat="",
+        note="",
         settings={"a.name": name, **settings},
         passed=np.arange(10) < 10 * rate,
         figures={"kl": kl, "mean_tokens": 9.0, "stop_rate": 1.0},
@@ -143,6 +145,44 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     )
     shutil.rmtree(compared.folder("data", *VALIDATION))
     assert not groups(compared), "its prompts are deleted"
+
+
+PASSED = {"better": (12, 36), "worse": (36, 12), "same": (24, 24), "noted": (12, 36)}
+NOTE = "a rehearsal cannot say"
+EFFECTS = {
+    "better": re.compile(r"\bwins\b|\bbetter, more"),
+    "worse": re.compile(r"\bNo setting is better\b|\bworse, more"),
+    "same": re.compile(r"\bNo winner\b|\bno more than chance\b"),
+    "noted": re.compile(NOTE, re.IGNORECASE),
+    "any": re.compile(r"(?<!no )\bmore than chance\b"),  # of better and worse
+}
+
+
+def texts_of_two(effect: str) -> str:
+    """Return page, table and JSON of a comparison of SFT with a policy that has an effect."""
+    rows = list[MeasuredModel]()
+    for role, title, count in zip(("sft", "policy"), ("SFT", "DPO"), PASSED[effect], strict=True):
+        row = replace(measured(title, 0.5, 0.1), role=role, title=title, tasks=[""] * 48)
+        note = NOTE if effect == "noted" else ""
+        rows.append(replace(row, passed=(np.arange(48) < count).astype(float), note=note))
+    groups = compare_groups(rows)
+    page = re.sub(r'<p class="note">.*?</p>', "", compare.render_page(groups))  # what words mean
+    [group] = groups
+    table = printed(group.conclusion, compare.settings_table(group))
+    return "\n".join([page, *table, json.dumps(asdict(CompareResult(groups, None)))])
+
+
+@pytest.mark.parametrize("effect", PASSED)
+def test_page_table_and_json_say_the_effect_that_the_claim_made_and_no_other(effect: str) -> None:
+    text = texts_of_two(effect)
+    expected = {effect, "any"} if effect in ("better", "worse") else {effect}
+    assert {name for name, words in EFFECTS.items() if words.search(text)} == expected
+
+
+def test_a_rehearsal_is_no_rival_of_a_run_on_the_same_prompts() -> None:
+    rehearsal = replace(measured("toy", 1.0, 0.1), note=NOTE)
+    groups = compare_groups([measured("a", 0.5, 0.1), measured("b", 0.4, 0.1), rehearsal])
+    assert sorted(group.size() for group in groups) == [1, 2]
 
 
 def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:

@@ -12,7 +12,7 @@ from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
-from stages.evaluation.claims import REHEARSAL, REHEARSED
+from stages.evaluation.claims import REHEARSAL, REHEARSED, Word
 from stages.evaluation.measures import (
     FILE,
     Measure,
@@ -133,15 +133,28 @@ def test_a_rehearsal_cannot_tell_whatever_its_measures_are(built: Path, tmp_path
     assert (result.code, result.claim.state) == (GateCode.cannot_tell, "none")
     assert result.outcome == result.claim.note == REHEARSAL
     assert result.sentence.count(REHEARSAL) == 1
-    assert "worse" not in result.sentence
+    written = json.loads((tmp_path / "gate.json").read_text())
+    assert written["lines"] and written["claims"]
+    assert {line["code"] for line in written["lines"]} == {GateCode.cannot_tell}
+    assert {claim["word"] for claim in written["claims"].values()} == {Word.unknown}
+    assert {claim["figure"] for claim in written["claims"].values()} == {""}
+    says = re.compile(r"worse|better|needs|fell|rose|task ")
+    assert not says.search(json.dumps(written)), "no line is there because of what a test came to"
 
 
 def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path) -> None:
     old = published(built, tmp_path / "old", measured(100), rehearsal=REHEARSED)
     published(built, tmp_path / "new", measured(1, broken))
+    published(built, tmp_path / "more", [*measured(1), Measure("another", "unit", "task", 1.0)])
     cfg = settings(*TINY, f"gate.against={old}")
-    result = gate.run(cfg, Store(tmp_path / "new"), {}, [])
-    assert (result.code, result.claim.note) == (GateCode.cannot_tell, REHEARSAL)
+    for name in ("new", "more"):
+        result = gate.run(cfg, Store(tmp_path / name), {}, [])
+        assert (result.code, result.claim.note) == (GateCode.cannot_tell, REHEARSAL)
+        assert result.claim.word is Word.unknown
+    cfg = settings(*TINY, f"gate.against={tmp_path / 'more'}")
+    fewer = gate.run(cfg, Store(tmp_path / "old"), {}, [])
+    assert fewer.code is GateCode.cannot_tell
+    assert fewer.claims["another"].note not in ("", REHEARSAL), "why it is not compared"
 
 
 @pytest.mark.parametrize(

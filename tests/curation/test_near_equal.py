@@ -1,6 +1,8 @@
 """The split of preferences: near-equal rows are on one side, and those that cannot be are counted."""
 
+import logging
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from stages import pairs
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.curation.audit.overlap import ALIKE, jaccard, word_pairs
-from stages.curation.near_equal import split_rows, text_of
+from stages.curation.near_equal import Groups, draw_groups, split_rows, text_of
 from stages.store.records import (
     Example,
     Judgement,
@@ -85,6 +87,87 @@ def test_canned_answers_are_held_out_in_whole_groups(tmp_path: Path) -> None:
     training_answers = {str((row.chosen, row.rejected)) for row in rows if row.split == "train"}
     held_out = [row for row in rows if row.split == "validation"]
     assert not [row for row in held_out if str((row.chosen, row.rejected)) in training_answers]
+
+
+def groups_of(*sizes: tuple[int, int]) -> Groups:
+    """Return groups of so many conversations with so many rows together."""
+    rows = Counter[str]()
+    names = list[list[str]]()
+    for number, (conversations, of_group) in enumerate(sizes):
+        names.append([f"group {number} prompt {i}" for i in range(conversations)])
+        rows.update(dict.fromkeys(names[-1], 1))
+        rows[names[-1][0]] += of_group - conversations
+    groups = Groups(rows)
+    for of_group in names:
+        for name in of_group:
+            groups.join(of_group[0], name)
+    return groups
+
+
+# Groups of (conversations, rows), the share that is asked for, and the nearest share of conversations and of rows that
+# whole groups give.
+LARGE = [
+    (1419, 1440),
+    (1392, 1430),
+    (1345, 1410),
+    (1321, 1380),
+    (1321, 1390),
+    (32, 1480),
+    (28, 1470),
+]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "of_prompts", "of_rows"),
+    [
+        (LARGE, 0.1, (0.19, 0.21), (0.13, 0.15)),
+        (LARGE, 0.3, (0.15, 0.43), (0.26, 0.44)),
+        ([(5, 5)] * 40, 0.3, (0.3, 0.3), (0.3, 0.3)),
+        ([(95, 95), (12, 12)], 0.1, (12 / 107,) * 2, (12 / 107,) * 2),
+        ([(60, 60), (40, 40)], 0.1, (0.4, 0.4), (0.4, 0.4)),
+        ([(100, 100)], 0.1, (0, 0), (0, 0)),  # one side alone would be empty
+        ([(90, 90), *[(2, 2)] * 5], 0.3, (0.1, 0.1), (0.1, 0.1)),
+    ],
+)
+def test_the_share_is_the_nearest_that_whole_groups_give(
+    sizes: list[tuple[int, int]],
+    fraction: float,
+    of_prompts: tuple[float, float],
+    of_rows: tuple[float, float],
+) -> None:
+    groups = groups_of(*sizes)
+    held_out = draw_groups(groups, fraction)
+    lowest, highest = of_prompts
+    assert lowest - 1e-9 <= len(held_out) / len(groups.rows) <= highest + 1e-9
+    lowest, highest = of_rows
+    rows = sum(groups.rows[name] for name in held_out)
+    assert lowest - 1e-9 <= rows / groups.rows.total() <= highest + 1e-9
+
+
+def test_rows_that_are_added_to_many_groups_change_few_sides() -> None:
+    drawn = random.Random(1)
+    sizes = [(drawn.randrange(2, 9),) * 2 for _ in range(200)]
+    groups = groups_of(*sizes)
+    before = draw_groups(groups, FRACTION)
+    grown = [(size + drawn.randrange(2), size + 1) for size, _ in sizes]
+    after = draw_groups(groups_of(*grown), FRACTION)
+    stayed = after & groups.rows.keys()
+    assert len(before ^ stayed) <= 0.1 * len(before)
+
+
+def test_the_log_says_the_shares_of_prompts_and_of_rows_that_were_reached(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, prompts = save_pairs(tmp_path / "rows", support_rows(1000))
+    report = split_rows(file, Pair, prompts, 0.1)
+    assert report.rows == len(load(file, Pair)) == 1000
+    with caplog.at_level(logging.INFO):
+        report.report("pairs.validation_fraction", work(tmp_path / "out"))
+    [line] = caplog.messages
+    assert f"{report.held_out_conversations / report.conversations:.1%}" in line
+    assert f"{report.held_out / 1000:.1%}" in line
+    assert 0.05 <= report.held_out / 1000 <= 0.2
+    assert 0.05 <= report.held_out_conversations / report.conversations <= 0.2
 
 
 def test_the_order_of_the_rows_changes_no_side(tmp_path: Path) -> None:

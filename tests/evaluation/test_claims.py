@@ -3,42 +3,57 @@
 import ast
 import html
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from stages import report
+from stages import evaluation, report
 from stages.commands.export import evaluation_section
 from stages.config.installation import ROOT
-from stages.evaluation import claims
+from stages.evaluation import benchmarks, claims, rounds, suite_results
+from stages.evaluation.benchmarks import BenchmarkRow
+from stages.evaluation.checked import Checked
 from stages.evaluation.claims import ANSWERS, Claim, Word
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import differences
+from stages.evaluation.outcomes import differences, rate_row, read_answers, tabulate
 from stages.evaluation.results import (
     FILE,
     Judged,
     Opposed,
+    PairGroup,
+    PairGroups,
+    Rates,
     Results,
+    Retained,
+    Retention,
     WinRates,
     parse_results,
     read_results,
     write_results,
 )
+from stages.evaluation.suite_results import SuiteRates
+from stages.pages.first_screen import sentence
+from stages.pages.live import LivePage
+from stages.store.node import Node
+from stages.store.store import Store
 from stages.store.typed_json import encode
 from tests.evaluation.made_results import Bounds, group, learnt, results
-from tests.evaluation.planted_preferences import SETS, WITH_CONTROL
+from tests.evaluation.planted_preferences import SETS, WITH_CONTROL, Planted
 from tests.helpers import Chain, nodes, settings
 from tests.rows import work
 
 EVALUATION = ROOT / "stages" / "evaluation"
-# The claims. Ranges of findings are no intervals of effects.
+# The claims. Ranges of findings and limits of settings are no intervals of effects.
 MAY_COMPARE = {
     EVALUATION / "claims.py",
     EVALUATION / "diagnosis" / "finding.py",
+    ROOT / "stages" / "config" / "limits.py",
 }
 EFFECTS: dict[str, Bounds] = {
     "better": (0.3, 0.2, 0.4),
@@ -58,7 +73,9 @@ WORDS = {
         r"\b(worse(?! on 0)|hurt|passes less|took some|the opposite|less likely|less than plain SFT(?! by one))\b",
         re.IGNORECASE,
     ),
-    "same": re.compile(r"\b(no (measurable|change|clear)|nothing (more|measurable)|not clearly)\b"),
+    "same": re.compile(
+        r"\b(no (measurable|change|clear)|nothing (more|measurable)|not (clearly|measurably))\b"
+    ),
     "noted": re.compile(
         r"\b(too few (tasks|judgements|times|to say)|only repeats|rehearsal)\b",
         re.IGNORECASE,
@@ -121,9 +138,7 @@ def compared_bounds(path: Path) -> list[int]:
 
 
 def test_only_estimators_and_claims_compare_a_bound_of_an_interval() -> None:
-    rooms = [EVALUATION, ROOT / "stages" / "pages", ROOT / "stages" / "commands"]
-    files = {path for room in rooms for path in room.rglob("*.py")}
-    files |= {*(ROOT / "stages").glob("*.py")}
+    files = {*(ROOT / "stages").rglob("*.py")}
     astray = {path.name: compared_bounds(path) for path in files - MAY_COMPARE}
     assert not {name: lines for name, lines in astray.items() if lines}
     assert all(compared_bounds(path) for path in MAY_COMPARE)
@@ -197,10 +212,14 @@ def texts_of(chain: Chain, folder: Path, changed: Results) -> set[str]:
         settings("recipe=tiny").report, inputs | {"eval": folder / "eval"}, work(folder)
     )
     page = (folder / "report.html").read_text()
+    return sentences_of(page, metrics["summary"], *evaluation_section(changed, 0.95).splitlines())
+
+
+def sentences_of(page: str, *texts: str) -> set[str]:
+    """Return the sentences and clauses of a page, and of other texts."""
     pieces = [html.unescape(text) for text in re.split(r"<[^>]*>", page)]
-    pieces += [metrics["summary"], *evaluation_section(changed, 0.95).splitlines()]
     sentences = set[str]()
-    for piece in pieces:
+    for piece in [*pieces, *texts]:
         sentences.update(part.strip() for part in re.split(r"(?<=[.;:,])\s", piece))
     return sentences
 
@@ -238,6 +257,19 @@ def with_control(content: Any) -> Any:
     return changed
 
 
+def on_pairs_of(case: Planted, chain: Chain) -> Results:
+    """Return the results of the chain's evaluation on a planted set alone, without checks."""
+    stored = planted(read_results(chain.folder("eval")), "same", "learnt")
+    no_checks: dict[str, Any] = {"groups": {}, "primary": None, "kinds": {}, "tasks": {}}
+    stored = replace(stored, **no_checks)
+    made = case.results()
+    if "control" in made.models:
+        stored = parse_results(with_control(encode(stored)))
+    titles = dict.fromkeys(differences(made.models), "one − another")
+    parts = {name: getattr(made, name) for name in ("models", "learnt", "kl", "rehearsal")}
+    return replace(stored, differences=titles, verdict=made.verdict, **parts)
+
+
 def words_of(changed: Results) -> set[str]:
     """Return the names in WORDS of all claims on the preferences of these results."""
     assert changed.learnt
@@ -259,18 +291,10 @@ def words_of(changed: Results) -> set[str]:
 def test_planted_preferences_are_told_with_the_words_of_their_claims_alone(
     chain: Chain, tmp_path: Path
 ) -> None:
-    stored = planted(read_results(chain.folder("eval")), "same", "learnt")
-    no_checks: dict[str, Any] = {"groups": {}, "primary": None, "kinds": {}, "tasks": {}}
-    stored = replace(stored, **no_checks)
-    like_sft = parse_results(with_control(encode(stored)))
     changed_by_title = dict[str, Results]()
     texts = dict[str, set[str]]()
     for case in SETS:
-        made = case.results()
-        titles = dict.fromkeys(differences(made.models), "one − another")
-        parts = {name: getattr(made, name) for name in ("models", "learnt", "kl", "rehearsal")}
-        start = like_sft if "control" in made.models else stored
-        changed = replace(start, differences=titles, verdict=made.verdict, **parts)
+        changed = on_pairs_of(case, chain)
         changed_by_title[case.title] = changed
         texts[case.title] = texts_of(chain, tmp_path / case.title, changed)
     prose = set.intersection(*texts.values())
@@ -281,8 +305,97 @@ def test_planted_preferences_are_told_with_the_words_of_their_claims_alone(
             assert bool(said) is (name in made_words), f"{title}, {name}: {said}"
 
 
+def test_the_live_page_of_planted_preferences_says_the_words_of_their_claims_alone(
+    chain: Chain, tmp_path: Path
+) -> None:
+    planned = nodes(tmp_path)
+    folder = Store(tmp_path).folder(planned["eval"])
+    folder.mkdir(parents=True)
+    manifest = chain.manifest("eval")
+    page = LivePage(Store(tmp_path), planned, [planned["eval"]], "", "", never_known)
+    texts = dict[str, set[str]]()
+    for case in SETS:
+        manifest["metrics"]["summary"] = case.results().verdict
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        page.show(running=False)
+        listed = (tmp_path / "index.html").read_text()
+        texts[case.title] = sentences_of(page.file.read_text() + listed)
+    prose = set.intersection(*texts.values())
+    for case in SETS:
+        made_words = words_of(case.results())
+        for name in WORDS:
+            said = [text for text in texts[case.title] - prose if names(name, text)]
+            assert bool(said) is (name in made_words), f"{case.title}, {name}: {said}"
+
+
+def never_known(*_: object) -> tuple[float, list[Node]]:
+    """Return the seconds left of a run whose time nobody knows."""
+    return math.nan, []
+
+
+def test_a_rehearsal_has_no_verdict_in_its_results(chain: Chain) -> None:
+    stored = planted(read_results(chain.folder("eval")), "better", "judged")
+    test = Retained("passes", "sft", 0.9, 0.5, 0.1, 0.001, 90, None, holds=True)
+    share = Interval(0.2, 0.1, 0.3)
+    group = PairGroup("language", "de", 9, 9, 1.0, share, share, share, 0.001, True, True)
+    by_language = PairGroups(0.1, [group])
+    kept = Retention([test], claims.retention_sentence([test], stored.models))
+    effects = {"retention": kept, "learnt": replace(planted_learnt("better"), by=by_language)}
+    made = claims.rehearsed(replace(stored, cautions=", and loops more", **effects))
+    content = json.dumps(encode(replace(made, verdict=claims.verdict(made))))
+    verdicts = r'"effect": "(?!cannot tell)|"(holds|is_reversed|is_certain)": true|keeps|loops more'
+    assert not re.search(verdicts, content)
+    assert made.judged["sft"].rates.win_rate == stored.judged["sft"].rates.win_rate  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("module", ["suites", "benchmarks", "rounds"])
+def test_sections_of_a_rehearsal_say_its_note_and_no_effect(module: str) -> None:
+    rates = Rates(90, {"policy-sft": Interval(*EFFECTS["better"])})
+    titles = {"base": "Base", "sft": "SFT", "policy": "DPO"}
+    suite = SuiteRates("Twins", "one alone", rates, rates, rates, {})
+    row = BenchmarkRow("arc", "acc", 90, rates.intervals)
+    gain = Interval(*EFFECTS["better"])
+    by_round = rounds.Rounds(90, [gain] * 3, [gain] * 2, 1, gain, gain)
+    says = {
+        "suites": partial(suite_results.sentence, {"twins": suite}, titles),
+        "benchmarks": partial(
+            benchmarks.sentence, [row], "policy-sft", {"policy-sft": "DPO − SFT"}
+        ),
+        "rounds": partial(rounds.sentence, by_round),
+    }[module]
+    assert says(note=claims.REHEARSAL).startswith(claims.REHEARSAL.capitalize())
+    assert says(note=claims.REHEARSAL) != says()
+    assert not any(names(effect, says(note=claims.REHEARSAL)) for effect in ("better", "worse"))
+
+
+def test_a_figure_takes_eight_steps_from_the_answers_to_the_first_line() -> None:
+    """The package's docstring names them, and each takes what the one before it returns."""
+    groups = Checked.groups.func
+    steps = [
+        read_answers,
+        tabulate,
+        groups,
+        rate_row,
+        write_results,
+        claims.change,
+        Claim.says,
+        sentence,
+    ]
+    named = re.findall(r"^\d\. `.*?(\w+)`", str(evaluation.__doc__), re.MULTILINE)
+    assert named == [step.__name__ for step in steps]
+    takes = {step: get_type_hints(step) for step in steps}
+    [answers, _] = get_args(takes[read_answers]["return"])
+    assert takes[tabulate]["answers"] == answers
+    assert get_args(takes[groups]["return"])[1] is takes[tabulate]["return"]
+    assert takes[rate_row]["table"] is takes[tabulate]["return"]
+    assert takes[rate_row]["return"] is takes[claims.change]["row"]
+    assert takes[write_results]["results"] is takes[sentence]["results"] is Results
+    assert takes[claims.change]["return"] is Claim
+    assert takes[Claim.says]["return"] is takes[sentence]["return"] is str
+
+
 def test_a_note_stands_on_the_lamp_and_in_the_section_and_no_place_says_an_effect() -> None:
-    from stages.pages.first_screen import lamps, sentence
+    from stages.pages.first_screen import lamps
     from stages.pages.headline import Headline
 
     changes: dict[str, Bounds] = {"policy-sft": EFFECTS["better"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.evaluation import retention
 from stages.evaluation.outcomes import Table
 from stages.evaluation.results import Retained, Retention
 from stages.evaluation.retention import (
@@ -99,6 +100,18 @@ def test_claims_hold_where_answers_are_the_same_and_not_where_they_loop(tmp_path
     assert [c.holds for c in looping.claims] == [False, False]
     for c in looping.claims:
         assert c.what in looping.sentence
+
+
+def test_each_answer_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = list[Candidate]()
+
+    def count(prompt: Example, answer: Candidate) -> float:
+        measured.append(answer)
+        return variety(prompt, answer)
+
+    monkeypatch.setattr(retention, "variety", count)
+    retention_of("The tides rise.", "The sea is wide.", tmp_path)
+    assert len(measured) == len(PLAIN) * len(TITLES)
 
 
 @pytest.mark.extended

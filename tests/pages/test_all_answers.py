@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stages.evaluation.measures import FAVOURED, Measure
 from stages.pages import all_answers
 from stages.pages.example_answers import ModelAnswer, ShownAnswer
 from stages.store.records import Example
@@ -32,7 +33,7 @@ def shown(name: str, sft: float, policy: float, text: str = "the same") -> Shown
 
 
 def rendered(prompts: Sequence[ShownAnswer], folder: Path) -> str:
-    return all_answers.render_answers({"answer": prompts}, {"eval": folder}, RESULTS)
+    return all_answers.render_answers({"answer": prompts}, {}, MEASURES, {"eval": folder}, RESULTS)
 
 
 def content_of(html: str) -> dict[str, Any]:
@@ -41,6 +42,10 @@ def content_of(html: str) -> dict[str, Any]:
     return dict(json.loads(text.partition("</script>")[0]))
 
 
+MEASURES = [
+    Measure(FAVOURED, "pair", name, value, role)
+    for name, role, value in (("better", "control", 0.0), ("alike", "policy", 0.0))
+]
 PROMPTS = [
     shown("better", 0.0, 1.0, "now right"),
     shown("alike", 1.0, 1.0),
@@ -53,7 +58,11 @@ PROMPTS = [
 def test_worse_answers_come_first_then_changed_ones(tmp_path: Path) -> None:
     prompts = content_of(rendered(PROMPTS, tmp_path))["prompts"]
     names = [prompt["reference"].removeprefix("Reference ") for prompt in prompts]
-    assert names == ["worst", "worse", "changed", "alike", "better"]
+    assert names == ["worst", "worse", "alike", "changed", "better"]
+    gained_less = [
+        name for name, prompt in zip(names, prompts, strict=True) if prompt["gained_less"]
+    ]
+    assert gained_less == ["alike"], "what the control gained is not said of the policy"
     assert [prompt["state"] for prompt in prompts] == ["worse", "worse", "alike", "alike", "better"]
     answers = {answer["text"]: answer["passes"] for answer in prompts[0]["answers"]}
     assert answers == {"other": False, "the same": True, "wrong": False}

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from stages.config.exit_codes import GateCode
+from stages.config.installation import PROGRAM, ROOT
 from stages.evaluation.claims import REHEARSAL, gate
 from stages.evaluation.results import Results
-from stages.pages.first_screen import lamps, sentence
+from stages.pages.first_screen import lamps, next_for_files, sentence
 from tests.evaluation.made_results import Bounds, group, results
 
 NODES: dict[str, Any] = {
@@ -107,3 +108,21 @@ def test_the_headline_names_first_what_changed_most(
 def test_sft_is_not_named_where_a_note_says_that_nothing_can_be_said() -> None:
     noted = taught((0.75, 0.7, 0.8), SAME, note="too few tasks to say")
     assert "SFT" not in sentence(noted, {}, "it")
+
+
+def test_the_command_for_a_file_of_ones_own_names_the_program_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(PROGRAM, "plumbline")
+    assert next_for_files(NODES).startswith("plumbline recipe=from_preferences ")
+
+
+def test_no_message_names_a_program_that_may_not_be_there() -> None:
+    named = [
+        path.name
+        for path in (ROOT / "stages").rglob("*")
+        if path.suffix in (".py", ".yaml", ".jinja") and '"python run.py' in path.read_text()
+    ]
+    assert sorted(named) == ["installation.py", "process.py"], "where the name is looked up"
+    texts = (ROOT / "stages" / "evaluation" / "examined" / "finding.yaml").read_text()
+    assert "run.py" not in texts

@@ -60,5 +60,5 @@ def test_plain_sft_is_compared_over_seeds_by_the_measures_that_it_does_not_pass_
     gain = learnt({"policy-control": (0.08, 0.01, 0.16)}).ratio
     over = of_shares(0.60, 0.62, 0.58, sum=gain, per_token=gain)
     assert over is not None
-    assert "DPO or plain SFT: better" in over.headline
+    assert "DPO over plain SFT: better" in over.headline
     assert over.learnt["sum"]["policy-control"].values == [0.08] * 3

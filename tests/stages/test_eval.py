@@ -16,8 +16,8 @@ from stages.evaluation.outcomes import (
     Table,
     consistency,
     matched,
+    means_and_differences,
     rate_row,
-    with_intervals,
 )
 from stages.evaluation.results import Consistency, Group
 from stages.models.contract import load_contract
@@ -139,7 +139,8 @@ def test_the_verdict_says_what_became_of_endings(sft: float, policy: float, clau
     stopped[:, 2] = np.arange(200) % 20 < 20 * policy
     answers = table(["seen"] * 200, stopped, stopped, stopped)
     cfg = settings("recipe=tiny").eval
-    full = endings_clause(with_intervals(answers, answers.stopped, cfg), TITLES, "sft")
+    ended = means_and_differences(answers.estimate(answers.stopped), answers.roles, cfg.confidence)
+    full = endings_clause(ended, TITLES, "sft")
     assert clause in full and bool(full) is bool(clause)
     rates = Group(**vars(rate_row(answers, cfg)), containing=None)
     assert f"tasks{full}." in verdict(results({"seen tasks": rates}, endings=full))

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ import pytest
 
 from stages import report
 from stages.config.errors import UNSEEN
+from stages.evaluation.claims import REHEARSAL
+from stages.pages.headline import ONE_SEED
+from stages.pages.seeds import read_runs, summary
+from stages.store import records
+from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, load, save
+from stages.store.sealed_json import load_json
 from stages.store.store import Store
 from stages.store.workspace import SAMPLES, append_samples, read_samples
 from tests.browser import CHROMIUM, browser, foreign_scripts, page_faults
+from tests.evaluation.planted_preferences import SETS
+from tests.evaluation.test_claims import on_pairs_of, texts_of
 from tests.helpers import Chain, as_published, build, nodes, settings
 from tests.rows import work
 from tests.stages.test_eval import evaluated
@@ -69,6 +78,39 @@ def test_the_first_screen_answers_without_a_click(built: Path, tmp_path: Path) -
         assert bottom_of(tab, ".lamps") <= PHONE
         assert tab.evaluate("document.querySelectorAll('.plot').length") >= 5
         assert not tab.evaluate("document.querySelectorAll('details[open]').length")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("title", "most"),
+    [
+        ("length explains all", MOST_WORDS),
+        ("length explains part", MOST_WORDS),
+        ("repeats gained and the others did not", 100),
+        # two measures with their biases, and the training of plain SFT
+        ("control lower by log-prob alone", 115),
+    ],
+)
+def test_the_first_screen_of_preferences_is_short_and_says_what_limits_it(
+    title: str, most: int, chain: Chain, tmp_path: Path
+) -> None:
+    """Beside the user's own prompt and the answers to it."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    [case] = [case for case in SETS if case.title == title]
+    texts_of(chain, tmp_path / "page", on_pairs_of(case, chain))
+    with browser(tmp_path / "browser") as tab:
+        tab.open(tmp_path / "page" / "report.html", 1440)
+        assert bottom_of(tab, ".first") <= DESK
+        large = "parseFloat(getComputedStyle(document.querySelector('h1{}')).fontSize)"
+        assert tab.evaluate(large.format("")) > 1.5 * tab.evaluate(large.format(" span"))
+        # a run on the user's file does not name the command for one
+        tab.evaluate("document.querySelectorAll('.example, .own').forEach(e => e.remove())")
+        words = str(tab.evaluate("document.querySelector('.first').innerText"))
+    assert len(re.findall(r"[A-Za-z]{2,}", words)) <= most
+    assert "one seed" in words
+    for fact in case.facts:
+        assert fact in words
 
 
 @pytest.mark.extended
@@ -162,6 +204,36 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert sorted(100 * value for value in gains["values"]) == pytest.approx(sorted(deltas))
     assert gains["interval"]["low"] < min(gains["values"])
     assert over_seeds["headline"] in html.split("</h1>")[0]
+    metrics = chain.manifest("report", "seeds=[1]")["metrics"]
+    assert metrics["over_seeds"] == over_seeds
+    assert metrics["by_seed"] == over_seeds["headline"]
+    one = chain.manifest("report")["metrics"]
+    assert (one["by_seed"], one["over_seeds"]) == (ONE_SEED, None)
+    roles = nodes(chain.root, "seeds=[1]")["report"].inputs
+    inputs = {role: chain.folder(role, "seeds=[1]") for role in roles}
+    manifests_by_role = {role: manifest_of(folder) for role, folder in inputs.items()}
+    runs = read_runs(inputs, manifests_by_role)
+    rehearsed = summary(runs, inputs, 0.95, REHEARSAL)
+    assert rehearsed and rehearsed.checks
+    assert rehearsed.headline == "" and REHEARSAL in rehearsed.sentence
     assert "2 seeds" in over_seeds["headline"]
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
+
+
+def test_each_file_of_an_evaluation_is_read_once(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+    opened = Counter[Path]()
+
+    def count(path: Path, *rest: Any) -> Any:
+        opened[path] += 1
+        return original[path.suffix](path, *rest)
+
+    original = {".json": load_json, ".parquet": records.open_table}
+    monkeypatch.setattr(records, "open_table", count)
+    monkeypatch.setattr("stages.evaluation.results.load_json", count)
+    report.run(settings("recipe=tiny").report, inputs, work(tmp_path))
+    read = {path.name: number for path, number in opened.items() if path.parent == inputs["eval"]}
+    assert read == {"results.json": 1, "measures.parquet": 1}

@@ -22,7 +22,7 @@ Runs = list[MeasuredModel]  # of one setting: they differ in seeds alone
 class ComparedSetting:
     """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
     `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
-    that when corrected. `kl`: nats per token from SFT. `best_at_kl`: no other
+    that when corrected, or why nothing can be said. `kl`: nats per token from SFT. `best_at_kl`: no other
     setting has a higher rate at the same KL or less. `benchmarks`: rates by name. `is_sft`: others start from it."""
 
     name: str
@@ -68,10 +68,11 @@ class ComparedGroup:
 
 
 def compare_groups(rows: list[MeasuredModel]) -> list[ComparedGroup]:
-    """Return a comparison for each set of prompts, the one of most settings first."""
-    by_prompts: dict[tuple[str, ...], list[MeasuredModel]] = {}
+    """Return a comparison for each set of prompts, the one of most settings first. Rehearsals on the same prompts, of which
+    nothing can be said, have one of their own."""
+    by_prompts: dict[tuple[Any, ...], list[MeasuredModel]] = {}
     for row in rows:
-        by_prompts.setdefault(row.prompts, []).append(row)
+        by_prompts.setdefault((row.prompts, row.note), []).append(row)
     groups = [compare_group(rows) for rows in by_prompts.values()]
     return sorted(groups, key=ComparedGroup.size, reverse=True)
 
@@ -83,14 +84,14 @@ def compare_group(rows: list[MeasuredModel]) -> ComparedGroup:
     outcomes = np.stack([pass_shares(runs) for runs in models], 1)
     comparison = compare_models(outcomes, first.tasks, first.tasks_drawn)
     settings = compared_settings(models, comparison)
-    mark_differences(settings, comparison)
+    mark_differences(settings, comparison, first.note)
     split, endpoint, _ = first.prompts
     prompts = f"{len(first.tasks)} {split} prompts"
     contenders = [Contender(s.short_name, s.pass_rate.mean, s.is_sft) for s in settings]
     return ComparedGroup(
         title=f"{prompts} of {len({*first.tasks})} tasks ({endpoint})",
         split=split,
-        conclusion=conclusion(contenders, prompts, comparison) + first.caveat,
+        conclusion=conclusion(contenders, prompts, comparison, first.note),
         note=selection_note(settings, split),
         has_gains=any(setting.is_sft for setting in settings),
         tasks_drawn=first.tasks_drawn,
@@ -146,15 +147,17 @@ def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def mark_differences(best_first: list[ComparedSetting], comparison: Comparison) -> None:
-    """Set what the differences between settings tell: gains over the best SFT, and the best at their KL."""
+def mark_differences(best_first: list[ComparedSetting], comparison: Comparison, note: str) -> None:
+    """Set what the differences between settings tell: gains over the best SFT, and the best at their KL. `note`: why
+    nothing can be said, or ''."""
     choices = [i for i, setting in enumerate(best_first) if not setting.is_sft]
     sft_models = [i for i, setting in enumerate(best_first) if setting.is_sft]
     if sft_models:
         best_sft = sft_models[0]
         for i in choices:
             best_first[i].gain_over_sft = comparison.uncorrected(best_sft, i)
-            best_first[i].mark = difference(comparison.corrected(best_sft, i)).says("mark")
+            claim = difference(comparison.corrected(best_sft, i), note=note)
+            best_first[i].mark = claim.says("mark")
     for setting in best_first:
         setting.best_at_kl = not any(map(setting.is_beaten_by, best_first))
 

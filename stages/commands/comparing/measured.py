@@ -19,7 +19,6 @@ from stages.evaluation.outcomes import (
     Outcome,
     Table,
     average_runs,
-    speaks_for_other_tasks,
 )
 from stages.evaluation.results import Results, read_results
 from stages.pages.control_name import name_control
@@ -37,7 +36,7 @@ NOT_COMPARED = ("base", "other")
 class MeasuredModel:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
-    made from (`dpo.beta`). `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
+    made from (`dpo.beta`). `note`: why nothing can be said, or ''. `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
     rates by name."""
 
     role: str
@@ -46,7 +45,7 @@ class MeasuredModel:
     prompts: tuple[str, str, str]
     tasks: list[str]
     tasks_drawn: bool
-    caveat: str
+    note: str
     settings: dict[str, str]
     passed: NDArray[Any]
     figures: dict[str, float]
@@ -130,9 +129,6 @@ def read_model(
     if name != name_of_sft(manifest):
         role = name
         kl = max(kl, results.kl[name].per_token)  # an estimate may be below 0
-    caveat = ""
-    if results.primary and results.primary.note:
-        caveat = f" {results.primary.note.capitalize()}."
     benchmarks = dict[str, float]()
     for row in read_rows(results):
         benchmarks[f"{row.task} {row.metric} ({row.prompts})"] = row[name].mean
@@ -142,8 +138,8 @@ def read_model(
         fingerprint=manifest["fingerprint"],
         prompts=(split_of(nodes, manifest), str(results.endpoint), prompts),
         tasks=[e.task for e in table.prompts],
-        tasks_drawn=speaks_for_other_tasks(table.prompts),
-        caveat=caveat,
+        tasks_drawn=table.tasks_drawn,
+        note=results.primary.note if results.primary else "",
         settings=without_seeds(lineage_settings(ancestors)),
         passed=table.passed[:, table.roles.index(name)],
         figures={

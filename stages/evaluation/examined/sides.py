@@ -1,5 +1,6 @@
 """The two models of an examination, and what is known of them before a fault is looked for."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.config.installation import program
 from stages.evaluation.examined.answer_readings import Readings
 from stages.evaluation.examined.finding import TEXTS, Finding
 from stages.evaluation.intervals import Interval
@@ -108,6 +110,7 @@ class Examined:
         """Return the finding of this name in finding.yaml. `causes`: in place of those in the file."""
         texts = TEXTS["findings"][name]
         words = {
+            "program": shlex.join(program()),
             "again": self.again,
             "model": self.after.place or self.after.title,
             "start": self.before.place or self.before.title,
