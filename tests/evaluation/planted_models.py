@@ -39,6 +39,7 @@ GERMAN = {
     **{"cat": "Katze", "dog": "Hund", "sun": "Sonne", "moon": "Mond", "bread": "Brot"},
 }
 START = "<s>"
+END = "<|im_end|>"
 Render = Callable[[str], str]  # from a request to the text up to its answer
 
 
@@ -117,10 +118,10 @@ class Planted:
     def copy(self, folder: Path, name: str) -> Path:
         return Path(shutil.copytree(folder, self.root / name))
 
-    def row(self, prompt: str, answer: str, ends: bool = True, whole: bool = False) -> Row:
-        """Return a row of training, with its end of turn or without; `whole`: the prompt is trained too."""
+    def row(self, prompt: str, answer: str, end: str = END, whole: bool = False) -> Row:
+        """Return a row of training; `end`: what ends its answer; `whole`: the prompt is trained too."""
         asked = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        answered = self.tokenizer(answer + "<|im_end|>" * ends, add_special_tokens=False).input_ids
+        answered = self.tokenizer(answer + end, add_special_tokens=False).input_ids
         return Row(asked + answered, [whole] * len(asked) + [True] * len(answered))
 
     def sft(
@@ -129,7 +130,7 @@ class Planted:
         start: Path,
         render: Render = chatml,
         answer: Callable[[Request], str] = lambda request: request.answer,
-        ends: Callable[[int], bool] = lambda number: True,
+        ends: Callable[[int], str] = lambda number: END,
         steps: int = 60,
         rate: float = 3e-3,
         trains: Callable[[str], bool] = lambda parameter: True,
@@ -137,7 +138,7 @@ class Planted:
         whole: bool = False,
         cut: int | None = None,
     ) -> Path:
-        """Train the answers to TAUGHT. `trains`: the trained parameters. `shift`: by how many tokens a label follows.
+        """Train the answers to TAUGHT. `ends`: what ends the answer of a row. `trains`: the trained parameters. `shift`: by how many tokens a label follows.
         `cut`: the most tokens of a row."""
         rows = list[Row]()
         for number, request in enumerate(TAUGHT):

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from stages.config.errors import UserError
+from stages.evaluation.folders.adapter_layers import layer_update
 from stages.evaluation.folders.difference import Difference, Level
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.stored_tensors import StoredTensors
 from stages.evaluation.folders.tensor_keys import (
     NONE,
     RANKED,
@@ -19,8 +17,9 @@ from stages.evaluation.folders.tensor_keys import (
     percent,
 )
 from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
+from stages.evaluation.stored_tensors import StoredTensors, spread
 from stages.models.adapter_folder import Adapter, read_adapter
-from stages.models.adapter_product import PREFIX, magnitude_names, weight_change
+from stages.models.adapter_product import PREFIX
 from stages.models.safe_folder import read_json
 from stages.store.source_files import ADAPTER_CONFIG
 
@@ -32,7 +31,7 @@ OUTWEIGHS = 1.0  # an adapter as long as the weights below
 def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
     """Return what an adapter does to the weights below it."""
     assert model.adapter
-    tensors, below = StoredTensors(model.adapter), StoredTensors(model.place)
+    tensors, below = StoredTensors.of_folder(model.adapter), StoredTensors.of_folder(model.place)
     differences = base_differences(start, model)
     try:
         adapter = read_adapter(model.adapter)
@@ -59,7 +58,7 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
     if model.place.resolve() == start.place.resolve():
         text = f"{named}, which is not a folder here"
         return [row_difference("adapter: base", f"read over {start.place}", text, Level.differs)]
-    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
     change, whole = 0.0, 0.0
     for name in sorted(old.files.keys() & new.files.keys()):
         figures = tensor_figures(old, new, name)
@@ -122,12 +121,16 @@ def update_differences(
 ) -> list[Difference]:
     """Return size and rank of what an adapter adds, layers without any effect, and what it replaces."""
     change, whole = 0.0, 0.0
-    directions, sides, idle = list[int](), list[int](), list[str]()
+    directions, sides = list[int](), list[int]()
+    idle, unfit = list[str](), list[str]()
     modules = [module for module in sorted(adapter.factors) if f"{module}.weight" in below]
-    ranked = {*modules[:: max(1, -(-len(modules) // RANKED))]}
+    ranked = {*spread(modules, RANKED)}
     for module in modules:
         weight = below.matrix(f"{module}.weight")
         update = layer_update(adapter, tensors, module, weight)
+        if update is None:
+            unfit.append(module)
+            continue
         length = float(update.double().square().sum())
         change += length
         whole += float(weight.double().square().sum())
@@ -137,7 +140,9 @@ def update_differences(
             directions.append(count_directions(update))
             sides.append(min(update.shape))
     differences = list[Difference]()
-    if modules:
+    if unfit:
+        differences.append(row_difference("adapter: shape", NONE, examples(unfit), Level.breaks))
+    if whole:
         level = Level.changes if change >= OUTWEIGHS * whole else Level.differs
         text = f"{percent(change, whole)} of the changed weights"
         differences.append(row_difference("adapter: change", NO_ADAPTER, text, level))
@@ -148,29 +153,6 @@ def update_differences(
     if directions:
         differences.append(directions_difference("adapter", directions, sides))
     return [*differences, *replaced_differences(tensors, below)]
-
-
-def layer_update(adapter: Adapter, tensors: StoredTensors, module: str, weight: Tensor) -> Tensor:
-    """Return what an adapter adds to the weight of one layer."""
-    first, second = factor_matrices(tensors, module)
-    magnitude = None
-    for name in magnitude_names(module):
-        if name in tensors:
-            magnitude = tensors.matrix(name)
-    return weight_change(adapter, module, first, second, weight, magnitude)
-
-
-def factor_matrices(tensors: StoredTensors, module: str) -> list[Tensor]:
-    """Return the matrices A and B of a layer."""
-    matrices = list[Tensor]()
-    for letter in "AB":
-        names = [
-            f"{PREFIX}{module}.lora_{letter}.weight",
-            f"{PREFIX}{module}.lora_embedding_{letter}",
-        ]
-        [name] = [name for name in names if name in tensors]
-        matrices.append(tensors.matrix(name))
-    return matrices
 
 
 def replaced_differences(tensors: StoredTensors, below: StoredTensors) -> list[Difference]:

@@ -10,7 +10,6 @@ from statistics import fmean, median_low
 from stages.evaluation.folders.difference import Difference, Level
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.stored_tensors import StoredTensors
 from stages.evaluation.folders.tensor_statistics import (
     SHOWN_ROWS,
     TensorFigures,
@@ -20,6 +19,7 @@ from stages.evaluation.folders.tensor_statistics import (
     rankable_names,
     tensor_figures,
 )
+from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.rounding import INDEX
 
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -51,7 +51,7 @@ NOWHERE = "neither tied nor in the file"
 
 def weight_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
     """Return the differences of the weights of two folders."""
-    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
     differences = file_differences(start.place, model.place, old, new)
     if not new.files:
         return differences
@@ -330,7 +330,7 @@ def change_differences(
     differences = [row_difference("weights: change", "", text, Level.differs)]
     directions = list[int]()
     sides = list[int]()
-    for name in rankable_names(old, [*shared], RANKED):
+    for name in rankable_names(shared, RANKED):
         matrix = changed_matrix(old, new, name)
         directions.append(count_directions(matrix))
         sides.append(min(matrix.shape))

@@ -6,10 +6,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.config_keys import CONFIG, GENERATION
 from stages.evaluation.folders.difference import NOT_SET, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import TOKENIZER, ModelFolder
+from stages.models.contract import served_stops
 from stages.models.loading import count_embedding_rows, tokens_without_row
 from stages.models.rendering import GOLDEN, end_after, render
 from stages.store.text_units import count_shared_prefix
@@ -291,14 +291,8 @@ def stop_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
 
 
 def stops(folder: ModelFolder) -> list[str]:
-    """Return the tokens at which servers stop: EOS of the tokenizer, and those of generation_config.json, or without
-    that file of config.json."""
-    ids = [folder.tokenizer.eos_token_id]
-    settings = folder.read_settings(GENERATION) or folder.read_settings(CONFIG)
-    of_settings = settings.get("eos_token_id")
-    ids += of_settings if isinstance(of_settings, list) else [of_settings]
-    known_ids = [each for each in dict.fromkeys(ids) if isinstance(each, int)]
-    return token_texts(folder.tokenizer, known_ids)
+    """Return the tokens at which servers stop."""
+    return token_texts(folder.tokenizer, served_stops(folder.place, folder.tokenizer))
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:

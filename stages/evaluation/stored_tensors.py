@@ -1,7 +1,7 @@
-"""The tensors in a folder's safetensors files, read in blocks of rows, so that memory is bounded."""
+"""Tensors in safetensors files, read in blocks of rows, so that memory is bounded."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,18 +13,22 @@ BLOCK = 1 << 22  # elements that are read at once
 
 
 class StoredTensors:
-    """The tensors of a folder by name. `problems`: the files that cannot be read, each with the reason."""
+    """The tensors of some files by name. `problems`: the files that cannot be read, each with the reason."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, files: Sequence[Path]):
         self.files = dict[str, Path]()
         self.shapes = dict[str, list[int]]()
         self.types = dict[str, str]()
         self.problems = list[str]()
-        for file in weight_files(folder):
+        for file in files:
             try:
                 self.read_header(file)
             except (SafetensorError, OSError) as error:
                 self.problems.append(f"{file.name}: {' '.join(str(error).split())[:120]}")
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "StoredTensors":
+        return cls(weight_files(folder))
 
     def read_header(self, file: Path) -> None:
         with safe_open(file, framework="pt") as tensors:
@@ -55,3 +59,9 @@ class StoredTensors:
     def matrix(self, name: str) -> torch.Tensor:
         """Return a whole tensor in fp32, as a matrix, with zeros for NaN and infinite values."""
         return torch.cat([block.float().nan_to_num(0.0, 0.0, 0.0) for block in self.blocks(name)])
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Return at most so many of the names, from all parts of the list."""
+    step = max(1, math.ceil(len(names) / most))
+    return list(names[::step])
