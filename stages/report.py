@@ -16,6 +16,7 @@ from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
+from stages.evaluation.gated_groups import group_lines, worse_groups
 from stages.evaluation.outcomes import arms
 from stages.evaluation.results import Behaviour, Results, read_results
 from stages.pages import (
@@ -196,7 +197,7 @@ def read_template_values(
         )
         faults = f"{examined['sentence']}. "
     note = claims.note_of_run(results)
-    ship = gate_claim(cfg, [inputs[each.role] for each in runs], results.before, note)
+    ship = gate_claim(cfg, [inputs[each.role] for each in runs], results, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
     sentence = first_screen.sentence(results, nodes, taught)
     folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
@@ -269,12 +270,16 @@ def read_template_values(
     }
 
 
-def gate_claim(cfg: Report, evaluations: Sequence[Path], before: str, note: str) -> Claim | None:
+def gate_claim(
+    cfg: Report, evaluations: Sequence[Path], results: Results, note: str
+) -> Claim | None:
     """Return what the gate says of the policy against the model before it, None if nothing was measured of both.
-    `evaluations`: their folders, one per seed; `note`: why nothing can be said, or ''."""
+    `evaluations`: their folders, one per seed; `results`: of the first; `note`: why nothing can be said, or ''."""
+    before = results.before
     old = [noninferiority.read_measures(folder, before) for folder in evaluations]
     new = [noninferiority.read_measures(folder) for folder in evaluations]
     lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence)
+    lines += worse_groups(group_lines(None, results.learnt), cfg.margin)
     return noninferiority.claim_of_all(lines, note) if lines else None
 
 

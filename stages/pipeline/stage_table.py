@@ -45,5 +45,5 @@ STAGES = {
     "eval": Stage(35, next="report"),
     "diff": Stage(2, absent="Set recipe=examine."),
     "examine": Stage(3, absent="Set recipe=examine."),
-    "report": Stage(33),
+    "report": Stage(34),
 }

@@ -349,7 +349,7 @@ def group_reversed(examined: Examined) -> list[Finding]:
 def group_clause(group: PairGroup) -> str:
     """`language = de: 1 of 42 pairs are in order, 96% of the rest`"""
     count = f"{group.right:g} of {group.pairs:,} pairs are in order"
-    return f"{group.column} = {group.value}: {count}, {group.rest.mean:.0%} of the rest"
+    return f"{group.name}: {count}, {group.rest.mean:.0%} of the rest"
 
 
 def is_lower(group: PairGroup) -> bool:
