@@ -13,13 +13,15 @@ BLOCK = 1 << 22  # elements that are read at once
 
 
 class StoredTensors:
-    """The tensors of some files by name. `problems`: the files that cannot be read, each with the reason."""
+    """The tensors of some files by name. `problems`: the files that cannot be read, each with the reason. `repeated`: the
+    tensors that stand in several files, with these: the last one is read."""
 
     def __init__(self, files: Sequence[Path]):
         self.files = dict[str, Path]()
         self.shapes = dict[str, list[int]]()
         self.types = dict[str, str]()
         self.problems = list[str]()
+        self.repeated = dict[str, list[str]]()
         for file in files:
             try:
                 self.read_header(file)
@@ -34,6 +36,9 @@ class StoredTensors:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it has no iterator
                 part = tensors.get_slice(name)
+                if name in self.files:
+                    earlier = self.repeated.get(name, [self.files[name].name])
+                    self.repeated[name] = [*earlier, file.name]
                 self.files[name] = file
                 self.shapes[name] = list(part.get_shape())
                 self.types[name] = str(part.get_dtype())

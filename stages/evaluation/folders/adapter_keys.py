@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.evaluation.folders.adapter_layers import layer_update
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.folders.tensor_keys import (
@@ -18,14 +18,16 @@ from stages.evaluation.folders.tensor_keys import (
 )
 from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
 from stages.evaluation.stored_tensors import StoredTensors, spread
-from stages.models.adapter_folder import Adapter, read_adapter
-from stages.models.adapter_product import PREFIX
+from stages.models.adapter_folder import Adapter, ends_with_any, read_adapter
+from stages.models.adapter_product import MAGNITUDE, PREFIX
 from stages.models.safe_folder import read_json
 from stages.store.source_files import ADAPTER_CONFIG
 
 SAVED = ".modules_to_save"
 NO_ADAPTER = "no adapter"
-OUTWEIGHS = 1.0  # an adapter as long as the weights below
+OTHER_BASES = ("pissa", "olora", "loftq", "corda")  # initial values that are taken out of the base
+NARROWING = ("layers_to_transform", "exclude_modules", "target_parameters")
+LARGE = 0.3  # of the length of the changed weights: adapters that were trained soundly add a tenth or less
 
 
 def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
@@ -77,8 +79,22 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
 def setting_differences(adapter: Adapter) -> list[Difference]:
     """Return the scale of an adapter, and its keys that change how it is added."""
     differences = [row_difference("adapter: scale", NO_ADAPTER, scale_text(adapter), Level.differs)]
-    if adapter.config.get("use_dora"):
+    has_magnitudes = any(MAGNITUDE in name for name in adapter.shapes)
+    uses_magnitudes = bool(adapter.config.get("use_dora"))
+    if has_magnitudes != uses_magnitudes:
+        have = "some" if has_magnitudes else "no"
+        text = f"use_dora {str(uses_magnitudes).lower()}, and {have} tensors of magnitudes"
+        differences.append(row_difference("adapter: magnitudes", NO_ADAPTER, text, Level.changes))
+    elif uses_magnitudes:
         differences.append(row_difference("adapter: use_dora", NO_ADAPTER, "true", Level.differs))
+    begins = adapter.config.get("init_lora_weights")
+    if str(begins).startswith(OTHER_BASES):
+        row = row_difference("adapter: init_lora_weights", NO_ADAPTER, str(begins), Level.changes)
+        differences.append(row)
+    revision = adapter.config.get("revision")
+    if revision:
+        text = value_text(revision)
+        differences.append(row_difference("adapter: revision", NO_ADAPTER, text, Level.differs))
     unused = list[str]()
     for field in ("rank_pattern", "alpha_pattern"):
         used = {adapter.pattern_of(field, name) for name in adapter.adapted_names}
@@ -113,7 +129,33 @@ def layer_differences(adapter: Adapter, below: StoredTensors) -> list[Difference
         differences.append(
             row_difference("adapter: without a place", NONE, examples(missing), Level.breaks)
         )
+    absent = layers_without_tensors(adapter, below)
+    if absent:
+        text = f"{len(absent)} of {len(absent) + len(adapter.factors)}, as {absent[0]}"
+        differences.append(row_difference("adapter: layers without it", NONE, text, Level.changes))
     return differences
+
+
+def layers_without_tensors(adapter: Adapter, below: StoredTensors) -> list[str]:
+    """Return the layers that `target_modules` names and for which the adapter has no tensors; [] where other keys choose
+    among them."""
+    config = adapter.config
+    targets = config.get("target_modules")
+    is_narrowed = any(config.get(key) for key in NARROWING)
+    if is_narrowed or not isinstance(targets, list | str) or targets == "all-linear":
+        return []
+    absent = list[str]()
+    for name in sorted(below.files):
+        module = name.removesuffix(".weight")
+        if module == name or module in adapter.factors or len(below.shapes[name]) != 2:
+            continue
+        if isinstance(targets, str):
+            is_named = adapter.matches("target_modules", targets, targets, module)
+        else:
+            is_named = ends_with_any(module, targets)
+        if is_named:
+            absent.append(module)
+    return absent
 
 
 def update_differences(
@@ -143,7 +185,7 @@ def update_differences(
     if unfit:
         differences.append(row_difference("adapter: shape", NONE, examples(unfit), Level.breaks))
     if whole:
-        level = Level.changes if change >= OUTWEIGHS * whole else Level.differs
+        level = Level.changes if change >= LARGE**2 * whole else Level.differs
         text = f"{percent(change, whole)} of the changed weights"
         differences.append(row_difference("adapter: change", NO_ADAPTER, text, level))
     if idle:

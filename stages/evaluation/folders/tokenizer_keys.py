@@ -1,6 +1,7 @@
 """Differences of tokenizer, special tokens, stops and chat template, by what they make of the same texts."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,8 @@ SAMPLES = [
     "def f(x):\n    return x ** 2  # squared",
 ]
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+# of an added token: left out of answers, takes the white space at its sides, only as a word, in texts as they are
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 SHORT = 512  # tokens: many prompts are longer
 LARGEST_LENGTH = 1 << 40  # transformers writes 1e30 where no length is set
 SHOWN = 48  # characters of a difference between two renderings
@@ -35,6 +38,7 @@ def tokenizer_differences(start: ModelFolder, model: ModelFolder) -> list[Differ
         *vocabulary_differences(first, second),
         *text_differences(first, second),
         *special_differences(first, second),
+        *flag_differences(first, second),
         *length_differences(first, second),
         *file_differences(start, model),
         *template_differences(first, second),
@@ -159,11 +163,42 @@ def special_differences(
     for name in (*SPECIAL, "padding_side", "truncation_side"):
         old, new = getattr(first, name, None), getattr(second, name, None)
         if old != new:
-            level = Level.changes if name == "truncation_side" else Level.differs
+            is_lost_end = name == "eos_token" and new is None
+            is_change = is_lost_end or name == "truncation_side"
+            level = Level.changes if is_change else Level.differs
             differences.append(
                 row_difference(f"tokenizer: {name}", value_text(old), value_text(new), level)
             )
     return differences
+
+
+def flag_differences(
+    first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase
+) -> list[Difference]:
+    """Return the tokens that both have and read, or leave out of answers, in another way."""
+    old, new = flags_by_token(first), flags_by_token(second)
+    tokens = sorted(token for token in old.keys() & new.keys() if old[token] != new[token])
+    if not tokens:
+        return []
+    token = tokens[0]
+    names = [name for name in FLAGS if old[token][name] != new[token][name]]
+    before, after = (flags_text(token, names, flags[token]) for flags in (old, new))
+    if len(tokens) > 1:
+        after += f", of {len(tokens)} such"
+    return [row_difference("tokenizer: flags", before, after, Level.changes)]
+
+
+def flags_text(token: str, names: Sequence[str], flags: dict[str, bool]) -> str:
+    values = ", ".join(f"{name} {value_text(flags[name])}" for name in names)
+    return f"{token}: {values}"
+
+
+def flags_by_token(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, bool]]:
+    """Return the flags of all added tokens."""
+    flags = dict[str, dict[str, bool]]()
+    for token in tokenizer.added_tokens_decoder.values():
+        flags[token.content] = {name: getattr(token, name) for name in FLAGS}
+    return flags
 
 
 def length_differences(
@@ -317,6 +352,8 @@ def template_copies(folder: ModelFolder) -> str:
     if folder.is_gguf or not (place / "chat_template.jinja").exists():
         return ""
     own_file = (place / "chat_template.jinja").read_text(encoding="utf-8-sig")
+    if not (place / TOKENIZER).exists():
+        return ""
     settings = json.loads((place / TOKENIZER).read_text(encoding="utf-8"))
     copy = settings.get("chat_template")
     if not isinstance(copy, str) or copy == own_file:
