@@ -28,6 +28,7 @@ from tests.evaluation.tiny_folders import (
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
 HEADS = 2
+HEAD = "lm_head.weight"
 Files = Callable[[Path], None]
 Weights = Callable[[Tensors], None]
 
@@ -99,10 +100,14 @@ def untied_without_head(folder: Path) -> None:
 
 def with_new_tokens(folder: Path) -> None:
     """Add four tokens, for which the weights have rows already."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    add_tokens(folder, folder)
+    padded(folder)
+
+
+def add_tokens(tokenizer_of: Path, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     tokenizer.add_tokens(["<a>", "<b>", "<c>", "<d>"])
     tokenizer.save_pretrained(folder)
-    padded(folder)
 
 
 def padded(folder: Path) -> None:
@@ -271,7 +276,11 @@ FAULTS = {
         weights=replaced(lambda weight: 1.5 * weight, "proj.weight"),
     ),
     "white space behind turns is lost": Fault(
-        "tokenizer: flags", CHANGES, "rstrip True", strips_behind_turns
+        "tokenizer: flags",
+        CHANGES,
+        "rstrip True",
+        strips_behind_turns,
+        also=("tokenizer: reads",),
     ),
     "no beginning of an answer": Fault(
         "template: a prompt", CHANGES, "im_end", without_generation_prompt
@@ -287,6 +296,31 @@ FAULTS = {
     ),
     "the special tokens are lost": Fault(
         "tokenizer: eos_token", CHANGES, "not set", without("tokenizer_config.json")
+    ),
+    "marks are read as text": Fault(
+        "tokenizer: reads",
+        CHANGES,
+        "|",
+        keys("tokenizer_config.json", split_special_tokens=True),
+    ),
+    "tokens without rows": Fault(
+        "tokenizer: without a row", BREAKS, "<a>", lambda folder: add_tokens(folder, folder)
+    ),
+    "a pad token that is none": Fault(
+        FIT, BREAKS, "num_embeddings", keys("config.json", pad_token_id=999)
+    ),
+    "a new head that nothing trained": Fault(
+        "weights: head",
+        CHANGES,
+        "from the embedding",
+        keys("config.json", tie_word_embeddings=False),
+        lambda tensors: tensors.update({HEAD: torch.randn_like(tensors[EMBEDDING])}),
+    ),
+    "settings of answers that are damaged": Fault(
+        "generation_config.json",
+        BREAKS,
+        "JSON object",
+        lambda folder: (folder / "generation_config.json").write_text("[]"),
     ),
     "fewer layers": Fault(
         "config.num_hidden_layers", CHANGES, "1", keys("config.json", num_hidden_layers=1)
@@ -369,6 +403,45 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Files, str, Level]] = {
     "B not saved": ({}, without_tensors("lora_B"), "adapter", BREAKS),
     "another kind": ({}, keys(CONFIG, peft_type="IA3"), "adapter", BREAKS),
 }
+
+
+def test_an_adapter_brings_no_rows_for_its_own_tokens(start: Path, tmp_path: Path) -> None:
+    folder = adapter(start, tmp_path / "adapter")
+    add_tokens(start, folder)
+    by_key = differences(start, start, folder)
+    assert alarms(by_key) == {"tokenizer: without a row"}
+    assert "<a>" in by_key["tokenizer: without a row"].model
+
+
+def test_a_head_of_its_own_that_was_lost_or_grown_soundly(start: Path, tmp_path: Path) -> None:
+    untied = keys("config.json", tie_word_embeddings=False)
+
+    def near_the_embedding(tensors: Tensors) -> None:
+        tensors[HEAD] = tensors[EMBEDDING] + 1e-3
+
+    def far_from_it(tensors: Tensors) -> None:
+        tensors[HEAD] = torch.randn_like(tensors[EMBEDDING])
+
+    sound = trained(start, tmp_path / "sound", train_a_little, near_the_embedding)
+    untied(sound)
+    assert alarms(differences(start, sound)) == set()
+    other = trained(start, tmp_path / "other", far_from_it)
+    untied(other)
+    lost = trained(start, tmp_path / "lost")
+    assert differences(other, lost)["weights: head"].level is CHANGES
+
+
+def test_layers_that_nothing_changed_are_shown(start: Path, tmp_path: Path) -> None:
+    before = load_file(start / "model.safetensors")
+
+    def half(tensors: Tensors) -> None:
+        for name in tensors:
+            if "layers.1." in name:
+                tensors[name] = before[name]
+
+    by_key = differences(start, trained(start, tmp_path / "half", train_a_little, half))
+    assert by_key["weights: unchanged layers"].model == "1 of 2: 1"
+    assert alarms(by_key) == set()
 
 
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")

@@ -187,7 +187,13 @@ def head_differences(
     before, after = head_text(start, old), head_text(model, new)
     if before == after or not after:
         return []
-    if after in (TIED, IN_FILE):
+    if before == IN_FILE and after == TIED:
+        level = Level.changes
+    elif before == TIED and after == IN_FILE:
+        change, length = head_distance(new)
+        after = f"{after}, {percent(change, length)} from the embedding"
+        level = Level.changes if change >= length else Level.differs
+    elif after in (TIED, IN_FILE):
         level = Level.differs
     elif after == COPIED:
         return [row_difference("weights: copy of the head", before, after, Level.differs)]
@@ -209,13 +215,24 @@ def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
         return IN_FILE
     if tensors.shapes[head] != tensors.shapes[embedding]:
         return f"{TIED}; the file has one of another shape"
-    distance, length = 0.0, 0.0
-    for first, second in zip(tensors.blocks(embedding), tensors.blocks(head), strict=True):
-        distance += float((first.float() - second.float()).square().sum())
-        length += float(first.float().square().sum())
+    distance, length = head_distance(tensors)
     if not distance:
         return COPIED
     return f"{TIED}; the file has another, {percent(distance, length)} from it"
+
+
+def head_distance(tensors: StoredTensors) -> tuple[float, float]:
+    """Return the squared length of the difference of embedding and head, and that of the embedding. Both are there and
+    have one shape, or nothing is known: 0 of 0."""
+    embedding = next((name for name in tensors.files if is_embedding(name)), "")
+    head = next((name for name in tensors.files if is_head(name)), "")
+    distance, length = 0.0, 0.0
+    if tensors.shapes.get(embedding) != tensors.shapes.get(head):
+        return distance, length
+    for first, second in zip(tensors.blocks(embedding), tensors.blocks(head), strict=True):
+        distance += float((first.float() - second.float()).square().sum())
+        length += float(first.float().square().sum())
+    return distance, length
 
 
 def percent(square: float, square_of_whole: float) -> str:
@@ -346,6 +363,7 @@ def change_differences(
     sizes = "; ".join(sizes_by_kind(shared))
     text = f"{percent(change, whole)}: {sizes}"
     differences = [row_difference("weights: change", "", text, Level.differs)]
+    differences += layer_differences(shared)
     directions = list[int]()
     sides = list[int]()
     for name in rankable_names(shared, RANKED):
@@ -355,6 +373,22 @@ def change_differences(
     if directions:
         differences.append(directions_difference("weights", directions, sides))
     return differences
+
+
+def layer_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the layers that are the start's, if others changed: as where layers were frozen, or half of an adapter was
+    merged."""
+    changes = defaultdict[int, float](float)
+    for each in shared:
+        match = LAYER.search(each.name)
+        if match:
+            changes[int(match[1])] += each.change
+    unchanged = [str(layer) for layer in sorted(changes) if not changes[layer]]
+    if not unchanged or len(unchanged) == len(changes):
+        return []
+    numbers = ", ".join(unchanged[:8]) + ("…" if len(unchanged) > 8 else "")
+    text = f"{len(unchanged)} of {len(changes)}: {numbers}"
+    return [row_difference("weights: unchanged layers", "", text, Level.differs)]
 
 
 def directions_difference(part: str, directions: Sequence[int], sides: Sequence[int]) -> Difference:

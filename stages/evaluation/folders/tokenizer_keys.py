@@ -7,9 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.evaluation.folders.config_keys import CONFIG, GENERATION
 from stages.evaluation.folders.difference import NOT_SET, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import TOKENIZER, ModelFolder
+from stages.evaluation.folders.tensor_names import is_embedding
+from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.contract import served_stops
 from stages.models.loading import count_embedding_rows, tokens_without_row
 from stages.models.rendering import GOLDEN, end_after, render
@@ -97,9 +100,12 @@ def vocabulary_differences(
 def text_differences(
     first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase
 ) -> list[Difference]:
-    """Return what the tokenizers make of the sample texts: their tokens, the texts of these, and what is put around."""
+    """Return what the tokenizers make of the sample texts, and of a conversation in the start's template: their tokens,
+    the texts of these, and what is put around."""
     differences = list[Difference]()
-    for text in SAMPLES:
+    conversation = rendered(first, 0)
+    samples = SAMPLES if conversation in (NOT_SET, REFUSED) else [*SAMPLES, conversation]
+    for text in samples:
         old, new = pieces(first, text), pieces(second, text)
         if old != new:
             shared = count_shared_prefix(old, new)
@@ -326,7 +332,9 @@ def stop_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
 
 
 def stops(folder: ModelFolder) -> list[str]:
-    """Return the tokens at which servers stop."""
+    """Return the tokens at which servers stop. Raise UserError with the words of a damaged file's own row."""
+    for name in (GENERATION, CONFIG):
+        folder.read_settings(name)
     return token_texts(folder.tokenizer, served_stops(folder.place, folder.tokenizer))
 
 
@@ -340,10 +348,14 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def rowless_tokens(folder: ModelFolder) -> list[str]:
-    """Return the tokens for which the embedding has no row."""
-    if folder.is_gguf or folder.config is None or folder.adapter:
+    """Return the tokens for which the embedding has no row: that of an adapter, if it brings one."""
+    if folder.is_gguf or folder.config is None:
         return []
-    return tokens_without_row(folder.tokenizer, count_embedding_rows(folder.place))
+    rows = count_embedding_rows(folder.place)
+    if folder.adapter:
+        brought = StoredTensors.of_folder(folder.adapter).shapes
+        rows = max([rows, *(shape[0] for name, shape in brought.items() if is_embedding(name))])
+    return tokens_without_row(folder.tokenizer, rows)
 
 
 def template_copies(folder: ModelFolder) -> str:
