@@ -22,7 +22,13 @@ from stages.evaluation.examined.faults import CHECKS, examine
 from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
 from stages.evaluation.examined.sides import Examined, Side
 from stages.evaluation.folders.difference import Level, Row
-from stages.evaluation.pair_groups import PairMargin, groups_of_column, mark_reversed
+from stages.evaluation.pair_groups import (
+    LENGTH_COLUMNS,
+    LONGER,
+    PairMargin,
+    groups_of_column,
+    mark_reversed,
+)
 from stages.evaluation.results import Divergence, PairGroup, PairGroups
 from stages.evaluation.stored_tensors import spread
 from stages.models.chat_templates import establish_contract
@@ -107,6 +113,12 @@ def test_the_end_is_not_blamed_where_the_start_goes_on_too_or_the_model_is_damag
     fell = Answers(around(-0.3), around(0.05))
     found.readings = sound_readings(after=fell, left=LeftToEnd(128, [False] * 8, [False] * 8))
     assert names(behaviour.ends(found)) == [("ends_fell", False)]
+    never = around(0.002, 0.001)
+    left = LeftToEnd(128, [False] * 8, [True] + [False] * 7)
+    for nats, is_fault in ((-0.49, False), (-0.3, True)):  # of answers that were learnt, or not
+        before, after = Answers(around(-0.5), never), Answers(around(nats), never)
+        found.readings = sound_readings(before=before, after=after, left=left)
+        assert names(behaviour.ends(found)) == [("answers_go_on", is_fault)]
     damaged = Answers(around(-5), around(0.05))
     found.readings = sound_readings(after=damaged, left=LeftToEnd(128, [False] * 8, [True] * 8))
     assert names(behaviour.ends(found)) == [("ends_fell", False)]
@@ -155,6 +167,7 @@ def comparison(own: float, other: float, own_before: float, other_before: float)
         ((-0.30, -0.28, -0.2, -1.7), [("likelier_in_another_form", False)]),  # as likely
         ((-6.5, -5.0, -0.1, -2.5), [("likelier_in_another_form", False)]),  # damaged
         ((-0.5, -0.3, -1.0, -0.6), [("likelier_in_another_form", False)]),  # the start's own
+        ((-0.99, -0.78, -1.0, -0.8), [("likelier_in_another_form", False)]),  # as the start
     ],
 )
 def test_another_form_is_a_fault_only_where_the_training_made_it_the_likelier_one(
@@ -290,6 +303,26 @@ def test_a_lower_group_is_shown_and_a_reversed_one_is_a_fault(found: Examined) -
     assert names([first]) == [("group_reversed", True)]
     assert "language = de: 1 of 42" in first.seen
     assert all(not finding.is_fault for finding in others)
+
+
+def test_a_model_that_goes_by_length_has_no_reversed_labels(found: Examined) -> None:
+    lengths = ["rejected"] * 30 + ["chosen"] * 30
+    thirds = ["short"] * 28 + ["long"] * 32
+    rows = list[PairMargin]()
+    for number, length in enumerate(lengths):
+        in_order = float(length == "chosen")
+        rows.append(PairMargin(str(number), in_order, in_order, 0.0, (4.0, 5.0, 6.0)))
+    both = groups_of_column(LONGER, lengths, rows, 0.95)
+    both += groups_of_column(LENGTH_COLUMNS[1], thirds, rows, 0.95)
+    mark_reversed(both, rows)
+    reversed_share = intervals({"policy": (0.34, 0.22, 0.47)})
+    change_learnt(found, ratio=reversed_share, by=PairGroups(0.0, [each.group for each in both]))
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", False)]
+    assert "the longer answer = chosen: 30 of 30" in behaviour.learnt(found)[0].seen
+    assert ("group_reversed", False) in names(behaviour.group_reversed(found))
+    assert not any(finding.is_fault for finding in behaviour.group_reversed(found))
+    change_learnt(found, ratio=reversed_share, by=PairGroups(0.0, []))
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", True)]
 
 
 # --- loops, distance

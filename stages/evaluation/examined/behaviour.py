@@ -23,6 +23,7 @@ from stages.evaluation.examined.answer_readings import (
 from stages.evaluation.examined.finding import Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.intervals import Interval
+from stages.evaluation.pair_groups import LENGTH_COLUMNS, LONGER
 from stages.evaluation.results import Learnt, PairGroup
 from stages.store.numbers import signed
 
@@ -85,17 +86,23 @@ def ends(examined: Examined) -> list[Finding]:
         if long_ones:
             seen = f"{long_ones}; {own}"
             return [examined.finding("long_answers_go_on", seen, scope, interval=fall)]
-        if fmean(after) < SELDOM or claims.is_below(fall, -FELL):
+        has_fallen = claims.is_below(fall, -FELL)
+        if fmean(after) < SELDOM or has_fallen:
             seen = f"after a whole answer it ends with {end} {figures}{instead_clause(read)}; {own}"
             if examined.after.tokenizer.pad_token == end:
                 seen += f". It also pads with {end}"
             surely = difference(before, after, SURE)
             is_sure = claims.is_below(surely, -FELL) and not any(read.left.after)
+            # a start that does not end answers either may be no model of chats, whatever its files say
+            learnt_answers = claims.is_above(
+                difference(read.before.nats, read.after.nats), LIKELIER
+            )
             return [
                 examined.finding(
                     "answers_go_on",
                     seen,
                     scope,
+                    is_fault=has_fallen or learnt_answers or not examined.from_chat,
                     certain=examined.from_chat and is_sure,
                     interval=fall,
                 )
@@ -215,7 +222,7 @@ def likelier(examined: Examined, name: str, preposition: str, form: Comparison) 
         )
         return [examined.finding(name, seen, scope, is_fault=False, interval=gain)]
     lost = fmean(form.own_before or form.other_after) - fmean(form.own_after)
-    is_fault = gain.mean > lost / 2 and (claims.is_above(rise, 0.0) or not examined.from_chat)
+    is_fault = gain.mean > lost / 2 and (claims.is_above(rise, LIKELIER) or not examined.from_chat)
     seen = (
         f"whole answers are likelier {preposition} {form.title} than under its own template, by {nats(gain.mean)} "
         f"a token ({start})"
@@ -271,7 +278,11 @@ def learnt(examined: Examined) -> list[Finding]:
         f"against {examined.before.title} it favours the better answer in {of} (chance 50%), and moved "
         f"{distance(examined, figures)}; {examined.before.title} itself finds {start:.0%} of them likelier"
     )
-    is_fault = not both_fell(figures)
+    by_length = length_groups(figures)
+    went_by_length = any(claims.is_above(group.share, HALF) for group in by_length)
+    if went_by_length:
+        seen += f"; by length: {', '.join(map(group_clause, by_length))}"
+    is_fault = not both_fell(figures) and not went_by_length
     certain = is_fault and surely_below_half(in_order, figures.prompts)
     return [
         examined.finding(
@@ -283,6 +294,13 @@ def learnt(examined: Examined) -> list[Finding]:
             interval=in_order,
         )
     ]
+
+
+def length_groups(figures: Learnt) -> list[PairGroup]:
+    """Return the groups of pairs whose better answer is the longer one, and the shorter one. A model that learnt length has
+    one of both in order, whatever its labels."""
+    groups = figures.by.groups if figures.by else []
+    return [group for group in groups if group.column == LONGER]
 
 
 def enough_pairs(examined: Examined, purpose: str) -> Learnt:
@@ -320,13 +338,20 @@ def group_reversed(examined: Examined) -> list[Finding]:
     if not examined.from_chat or moved_nothing(figures):
         return []
     findings = list[Finding]()
+    went_by_length = any(
+        claims.is_below(group.share, HALF) and claims.is_above(group.rest, HALF)
+        for group in length_groups(figures)
+    )
     for group in figures.by.groups:
         if group.is_reversed:
+            # as a third by length is, if the model learnt length
+            is_fault = not (went_by_length and group.column in LENGTH_COLUMNS)
             seen = f"reversed where {group_clause(group)}"
             finding = examined.finding(
                 "group_reversed",
                 seen,
                 f"{group.pairs:,} pairs",
+                is_fault=is_fault,
                 certain=group.is_certain,
                 interval=group.share,
             )
