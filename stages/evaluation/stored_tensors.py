@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from stages.config.errors import UserError
+from stages.hardware.model_shape import refuse_pointer
 from stages.models.loading import weight_files
 
 BLOCK = 1 << 22  # elements that are read at once
@@ -24,7 +26,10 @@ class StoredTensors:
         self.repeated = dict[str, list[str]]()
         for file in files:
             try:
+                refuse_pointer(file)
                 self.read_header(file)
+            except UserError as error:
+                self.problems.append(str(error).removeprefix(f"{file.parent}/"))
             except (SafetensorError, OSError) as error:
                 self.problems.append(f"{file.name}: {' '.join(str(error).split())[:120]}")
 

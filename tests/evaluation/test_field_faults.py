@@ -94,6 +94,16 @@ def with_stale_shard(folder: Path) -> None:
     save_file(other, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
 
 
+def cut_off(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def with_pointer(folder: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+    (folder / "model.safetensors").write_text(text)
+
+
 def untied_without_head(folder: Path) -> None:
     write_keys(folder / "config.json", tie_word_embeddings=False)
 
@@ -285,6 +295,14 @@ FAULTS = {
     "no beginning of an answer": Fault(
         "template: a prompt", CHANGES, "im_end", without_generation_prompt
     ),
+    "a template that is cut off": Fault(
+        "template: a prompt",
+        BREAKS,
+        "refused",
+        lambda folder: (folder / "chat_template.jinja").write_text("{% if messages %}"),
+    ),
+    "weights that are cut off": Fault("weights: files", BREAKS, "model.safetensors", cut_off),
+    "a pointer in place of weights": Fault("weights: files", BREAKS, "git lfs pull", with_pointer),
     "the template is lost": Fault(
         "template: a prompt", CHANGES, "not set", without("chat_template.jinja")
     ),

@@ -257,7 +257,8 @@ def template_differences(
     conversations = rendered(first, 1), rendered(second, 1)
     if prompts[0] != prompts[1]:
         parts = different_parts(*prompts)
-        differences.append(row_difference("template: a prompt", *parts, level))
+        prompt_level = Level.breaks if prompts[1] == REFUSED else level
+        differences.append(row_difference("template: a prompt", *parts, prompt_level))
     elif conversations[0] != conversations[1]:
         parts = different_parts(*conversations)
         differences.append(row_difference("template: two turns", *parts, level))
