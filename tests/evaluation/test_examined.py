@@ -394,6 +394,25 @@ def test_norms_alone_are_a_training_and_rounding_is_none(
     assert names(weights.points_elsewhere(found)) == [("points_elsewhere", True)]
 
 
+def test_layers_are_compared_whatever_a_library_calls_them(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    def renamed(folder: Path, old: str, new: str, change: float) -> Path:
+        made = Path(shutil.copytree(model, folder))
+        tensors = load_file(model / "model.safetensors")
+        others = {name.replace(old, new): (1 + change) * each for name, each in tensors.items()}
+        save_file(others, made / "model.safetensors", {"format": "pt"})
+        return made
+
+    found.before = replace(found.before, came=renamed(tmp_path / "0", "model.layers", "h", 0.0))
+    found.after = replace(found.after, came=renamed(tmp_path / "1", "model.layers", "h", 0.01))
+    assert weights.points_elsewhere(found) == []
+    assert weights.update_figures(found)
+    found.after = replace(found.after, came=renamed(tmp_path / "2", "model", "body", 0.01))
+    with pytest.raises(NotEnough):
+        weights.points_elsewhere(found)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "alpha_pattern": {"alpha_pattern": {"q_proj": 32, "layers.1.mlp.up_proj": 4}},

@@ -7,8 +7,9 @@ from statistics import median
 import torch
 
 from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
-from stages.evaluation.examined.finding import OF_FILES, Finding
+from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
+from stages.evaluation.folders.tensor_names import LAYER
 from stages.evaluation.stored_tensors import StoredTensors, spread
 from stages.models.loading import locate_output_embedding
 
@@ -64,7 +65,9 @@ def points_elsewhere(examined: Examined) -> list[Finding]:
     for name in matrices_of_both(before, after):
         old, new = before.matrix(name).flatten(), after.matrix(name).flatten()
         cosines.append(float(torch.cosine_similarity(old, new, 0)))
-    typical = median(cosines or [0.0])
+    if not cosines:
+        raise NotEnough("no matrix has the same name and shape in both models")
+    typical = median(cosines)
     if typical >= ALIKE:
         return []
     seen = f"its matrices point elsewhere than those of {examined.before.title}: a cosine of {typical:.2f}"
@@ -97,10 +100,11 @@ def rank_of(matrix: torch.Tensor) -> int:
 
 
 def matrices_of_both(before: StoredTensors, after: StoredTensors) -> list[str]:
-    """Return the names of some matrices in the layers of both models, of equal shape."""
+    """Return the names of some matrices of both models, of equal shape. Embeddings are left to other checks."""
     names = list[str]()
     for name, shape in sorted(before.shapes.items()):
-        if "layers" in name and len(shape) == 2 and after.shapes.get(name) == shape:
+        is_in_layer = LAYER.search(name) is not None
+        if is_in_layer and len(shape) == 2 and after.shapes.get(name) == shape:
             names.append(name)
     return spread(names, COMPARED)
 
@@ -125,7 +129,7 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
     if not examined.merged_adapter:
         return []
     weights = examined.merged_weights or examined.after.came
-    changes = read_changes(examined.merged_adapter, examined.before.came, weights)
+    changes = compared_changes(examined.merged_adapter, examined.before.came, weights)
     if all_hold(changes, 1.0):
         return []
     merged = [change for change in changes if change.holds(1.0)]
@@ -146,8 +150,16 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
 def changes_below_adapter(examined: Examined) -> list[LayerChange]:
     """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
     assert examined.adapter
-    merged = read_changes(examined.adapter, examined.before.came, examined.after.came)
+    merged = compared_changes(examined.adapter, examined.before.came, examined.after.came)
     return [change.below_adapter() for change in merged]
+
+
+def compared_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
+    """Return the changes of some layers. Raise NotEnough if no layer can be compared."""
+    changes = read_changes(adapter, before, after)
+    if not changes:
+        raise NotEnough("no layer of its adapter is a matrix in both models")
+    return changes
 
 
 @cache

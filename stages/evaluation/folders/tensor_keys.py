@@ -1,7 +1,6 @@
 """Differences of the weights: types, missing tensors, rows that are zero or not finite, few values, size and rank."""
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from stages.evaluation.folders.moved_tensors import (
     moved_differences,
     scaled_differences,
 )
-from stages.evaluation.folders.tensor_names import is_embedding, is_head, kind_of
+from stages.evaluation.folders.tensor_names import LAYER, is_embedding, is_head, kind_of
 from stages.evaluation.folders.tensor_statistics import (
     SHOWN_ROWS,
     TensorFigures,
@@ -30,7 +29,6 @@ from stages.evaluation.folders.tensor_statistics import (
 from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.rounding import INDEX
 
-LAYER = re.compile(r"\.(\d+)\.")
 RANKED = 12  # matrices whose change is taken apart
 FEW_VALUES = 28.0  # of 32 side by side: bf16 has 31.6, int8 29, 6 bits and fp8 fewer than 26
 FEWER = 0.92  # of the start's number

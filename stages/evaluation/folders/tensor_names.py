@@ -2,6 +2,7 @@
 
 import re
 
+LAYER = re.compile(r"\.(\d+)\.")  # the number of a layer
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 # parts of a model by a pattern in the names of their tensors; the first that fits counts
