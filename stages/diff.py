@@ -1,6 +1,6 @@
 """Stage `diff`: what differs between the folders of models, key by key? Settings, tokenizer, template and weights.
 
-It reads the files that came, tensor by tensor, and builds no model. So it also reads what no library would load."""
+It reads the files that came, tensor by tensor, and runs no model. So it also reads what no library would load."""
 
 import json
 import logging

@@ -18,11 +18,13 @@ from stages.evaluation.examined.behaviour import figures_of
 from stages.evaluation.examined.faults import examine
 from stages.evaluation.examined.sides import Examined, Side
 from stages.evaluation.examined.weights import update_figures
+from stages.evaluation.folders.difference import Level, Row
 from stages.evaluation.results import read_results
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Pair, load
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir
 
 KEY = "examine.model"
@@ -40,7 +42,8 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     after.answers = own_answers(inputs, "policy")
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     adapter = inputs["found"] / "adapter"
-    folders = training_files.folders_of(after.place, KEY)
+    beside = training_files.folders_of(after.place, KEY)
+    folders = load_json(inputs["diff"] / "differences.json", require_keys("titles", "rows"))
     found = Examined(
         before,
         after,
@@ -48,10 +51,12 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         adapter if adapter.exists() else None,
         results,
         readings_of(pairs, opened(cfg, before), opened(cfg, after)),
-        training_files.merged_adapter(folders),
-        training_files.merged_weights(folders),
-        training_files.largest_rate(folders),
+        training_files.merged_adapter(beside),
+        training_files.merged_weights(beside),
+        training_files.largest_rate(beside),
         again_command(cfg),
+        [Row(**{**row, "level": Level(row["level"])}) for row in folders["rows"]],
+        folders["titles"],
     )
     examination = examine(found)
     rows = list[TokenRow]()
@@ -65,7 +70,7 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     content = {
         "sentence": sentence,
         **record,
-        "faults": {finding.name: finding.seen for finding in examination.faults},
+        "faults": {finding.title: finding.seen for finding in examination.faults},
         "facts": {
             **{name: [fact, facts[name]] for name, fact in before.facts().items()},
             **figures_of(found),
@@ -78,12 +83,14 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     for row in rows:
         out.inform(row_in_words(row))
     for finding in examination.findings:
+        if finding.key:  # the comparison of the folders has logged it
+            continue
         tell = out.warn if finding.is_fault else out.inform
         tell(finding.clause)
     return {
         "verdict": record["verdict"],
-        "faults": [finding.name for finding in examination.faults],
-        "certain": [finding.name for finding in examination.faults if finding.certain],
+        "faults": [finding.title for finding in examination.faults],
+        "certain": [finding.title for finding in examination.faults if finding.certain],
         "findings": record["findings"],
         "checks": record["checks"],
         "summary": sentence,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stages.commands.comparing.groups import ComparedGroup, compare_groups
+from stages.commands.comparing.groups import ComparedGroup, ComparedSetting, compare_groups
 from stages.commands.comparing.measured import measured_models
 from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
@@ -16,7 +16,7 @@ from stages.config.errors import UserError, visible
 from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.store import safe_files
-from stages.store.numbers import points
+from stages.store.numbers import points, signed
 from stages.store.sealed_json import load_json
 from stages.store.store import Store
 
@@ -35,6 +35,8 @@ class CompareResult(Result):
     def show(self) -> None:
         for group in self.groups:
             print_parts(visible(group.conclusion), settings_table(group))
+            if names_of_groups(group):
+                print_parts(groups_table(group))
             if group.note:
                 log.info("%s", group.note)
         if self.page:
@@ -82,6 +84,32 @@ def benchmark_names(group: ComparedGroup) -> list[str]:
     return list(benchmarks)
 
 
+def names_of_groups(group: ComparedGroup) -> list[str]:
+    """Return the groups of held-out pairs that any setting has."""
+    names: dict[str, float] = {}
+    for setting in group.settings:
+        names |= setting.groups
+    return list(names)
+
+
+def groups_table(group: ComparedGroup) -> Table:
+    """Return the table of held-out pairs by group: of each setting the share in order, and the margin."""
+    numbers = [str(number) for number in range(1, len(group.settings) + 1)]
+    table = new_table("better answers favoured, %, by nats a token", numbers=numbers)
+    for name in names_of_groups(group):
+        cells = [group_cell(setting, name) for setting in group.settings]
+        table.add_row(visible(name), *cells)
+    return table
+
+
+def group_cell(setting: ComparedSetting, name: str) -> str:
+    """Return a group's share in order with its margin: `96.0 by +0.021`; `–` if the setting has no such group."""
+    if name not in setting.groups:
+        return "–"
+    margin = signed(setting.margins[name], "{:+.3g}")
+    return f"{100 * setting.groups[name]:.1f} by {margin}"
+
+
 def settings_table(group: ComparedGroup) -> Table:
     """Return the table of settings with their rates in percent."""
     numbers = ("passes, %", "over best SFT", "KL")
@@ -106,6 +134,6 @@ def render_page(groups: list[ComparedGroup]) -> str:
     plots = []
     for group in groups:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
-        plots.append((group, frontier(points), benchmark_names(group)))
+        plots.append((group, frontier(points), benchmark_names(group), names_of_groups(group)))
     page = environment().get_template("compare.html.jinja")
-    return page.render(groups=plots)
+    return page.render(groups=plots, group_cell=group_cell)

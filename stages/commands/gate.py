@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from rich.table import Table
+
 from stages.commands.finished_run import newest_end, require_nodes
 from stages.commands.result import Result, new_table, null_for_nan, print_parts
 from stages.config.choices import Command, Role
@@ -20,6 +22,7 @@ from stages.config.exit_codes import GateCode
 from stages.config.schema import Config, Gate, Target
 from stages.evaluation import claims, measures
 from stages.evaluation.claims import Claim
+from stages.evaluation.gated_groups import GroupLine, group_lines, worse_groups
 from stages.evaluation.measures import LENGTH, POLICY, Measure
 from stages.evaluation.noninferiority import (
     Line,
@@ -29,7 +32,7 @@ from stages.evaluation.noninferiority import (
     outcome,
     read_measures,
 )
-from stages.evaluation.results import read_results
+from stages.evaluation.results import Learnt, read_results
 from stages.pages.control_name import name_control
 from stages.pipeline import provenance
 from stages.store import safe_files
@@ -52,7 +55,7 @@ class Side:
     """The evaluations of one model, one per seed, the first seed last: folders and measures. `checks_version`: of
     `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict. `role`: the
     model's, and `title` its name; `before`: the role of the model that the policy was trained from. `note`: why nothing
-    can be said of it, or ''."""
+    can be said of it, or ''. `learnt`: what a policy learnt of held-out pairs; None of another model."""
 
     folders: list[Path]
     checks_version: int
@@ -63,6 +66,7 @@ class Side:
     title: str
     before: str
     note: str
+    learnt: Learnt | None
 
     @classmethod
     def read(cls, folders: list[Path], store: Store, role: str = POLICY) -> Self:
@@ -79,6 +83,7 @@ class Side:
             title=results.models[role],
             before=results.before,
             note=claims.note_of_run(results),
+            learnt=results.learnt if role == POLICY else None,
         )
 
     @property
@@ -95,7 +100,7 @@ class Side:
 @dataclass
 class GateResult(Result):
     """The comparison of two models. `code`: the exit code; `claim`: what the comparison says, and `claims` what each of its
-    measures does; `needed`: the number of prompts that would decide; `before`, `after`: the folders of the evaluations.
+    measures does; `groups`: of held-out pairs, by `eval.by`; `needed`: the number of prompts that would decide; `before`, `after`: the folders of the evaluations.
     """
 
     code: GateCode
@@ -106,6 +111,7 @@ class GateResult(Result):
     needed: int | None
     reasons: list[str]
     lines: list[Line]
+    groups: list[GroupLine]
     before: list[Path]
     after: list[Path]
 
@@ -119,6 +125,8 @@ class GateResult(Result):
         for line in self.lines:
             table.add_row(*map(visible, cells(line)))
         print_parts(table)
+        if self.groups:
+            print_parts(groups_table(self.groups))
         if self.code is not GateCode.cannot_tell:  # unclear measures stand in the table
             print_parts(*map(visible, self.reasons))
         print_parts(visible(self.sentence))
@@ -179,6 +187,8 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two models, with the measures that decide it as reasons, or why there is none."""
     note = new.note or old.note
     lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence, note)
+    groups = group_lines(old.learnt, new.learnt, note)
+    lines += worse_groups(groups, gate.margin)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
     claim = claim_of_all(lines, note)
@@ -199,6 +209,7 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
         needed=needed(lines),
         reasons=reasons,
         lines=lines,
+        groups=groups,
         before=old.folders,
         after=new.folders,
     )
@@ -303,6 +314,18 @@ def cells(line: Line) -> list[str]:
         f"{change} ({bounds})",
         outcome_text(line),
     ]
+
+
+def groups_table(groups: list[GroupLine]) -> Table:
+    """Return the table of the groups of held-out pairs. What it shows decides only where a group is worse."""
+    numbers = ("pairs", "before", "after", "margin, nats a token")
+    table = new_table("better answers favoured where", numbers=numbers)
+    for line in groups:
+        name = f"{line.group}: reversed" if line.is_worse else line.group
+        shares = (line.before.share(), line.after.share())
+        margin = signed(line.margin.mean, "{:+.3g}")
+        table.add_row(visible(name), f"{line.pairs:,}", *shares, margin)
+    return table
 
 
 def is_share(line: Line) -> bool:

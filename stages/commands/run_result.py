@@ -96,21 +96,22 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
 def found_faults(built: list[BuiltNode]) -> list[str] | None:
     """Return the faults of the models that a run examined, and the keys that break their answers; None if it examined
     none."""
-    examining = [node for node in built if node.stage in (Target.diff, Target.examine)]
-    if not examining:
-        return None
-    return [fault for node in examining for fault in node.metrics["faults"]]
+    node = last_examining(built)
+    return list(node.metrics["faults"]) if node else None
 
 
 def certain_faults(built: list[BuiltNode]) -> list[str]:
     """Return the faults that are facts, or figures far beyond chance. All keys that break answers are facts."""
-    certain = list[str]()
-    for node in built:
-        if node.stage == Target.diff:
-            certain += node.metrics["faults"]
-        if node.stage == Target.examine:
-            certain += node.metrics["certain"]
-    return certain
+    node = last_examining(built)
+    if node is None:
+        return []
+    return list(node.metrics["faults" if node.stage == Target.diff else "certain"])
+
+
+def last_examining(built: list[BuiltNode]) -> BuiltNode | None:
+    """Return the node that names all faults of a run: the examination, which names those of both folders too, or else the
+    comparison of the folders. None if the run examined no model."""
+    return first_of(built, Target.examine) or first_of(built, Target.diff)
 
 
 def first_of(built: list[BuiltNode], stage: Target) -> BuiltNode | None:

@@ -38,6 +38,7 @@ LABELERS = {
     "reward_model": "The reward model",
     "own": "Your labeler",
 }
+SURE = 0.999  # the confidence of a measured figure that is called certain
 LEAST_MOVED = 1e-4  # nats per token; below it the sign of a change is no change
 REHEARSAL = "a rehearsal cannot say"
 REHEARSED = "Rehearsal on random weights: your file passes all stages"
@@ -70,6 +71,10 @@ class Word(StrEnum):
     unmoved = "moved nothing"
     perhaps = "perhaps learnt"
     shortcut = "learnt a shortcut"
+    certain_fault = "a fault, certain"
+    fault = "a fault"
+    differs = "a difference"
+    sound = "no fault found"
 
 
 GATE_WORDS = {
@@ -134,6 +139,14 @@ def word_of(interval: Interval, neutral: float = 0.0) -> Word:
     if interval.low > neutral:
         return Word.better
     return Word.worse if interval.high < neutral else Word.same
+
+
+def is_above(interval: Interval, value: float) -> bool:
+    return word_of(interval, value) is Word.better
+
+
+def is_below(interval: Interval, value: float) -> bool:
+    return word_of(interval, value) is Word.worse
 
 
 def difference(delta: Interval, scope: str = "", note: str = "") -> Claim:
@@ -294,6 +307,25 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
     if isinstance(matched, MatchedRate) and word_of(matched.win_rate, HALF) is word:
         return word
     return Word.preferred if word is Word.better else Word.rejected
+
+
+def finding(seen: str, scope: str, *, is_fault: bool, is_certain: bool) -> Claim:
+    """Return the claim of what was seen in an examined model. `is_certain`: the files say it, or the figure is beyond
+    chance at SURE. A difference that is no fault needs no certainty."""
+    word = Word.differs
+    if is_fault:
+        word = Word.certain_fault if is_certain else Word.fault
+    return Claim(word, seen, scope)
+
+
+def examination(faults: int, checks: int, unanswered: str) -> Claim:
+    """Return the claim of an examination by all its checks. `unanswered`: why some of them cannot say anything, or ''."""
+    scope = f"{checks} checks"
+    if faults:
+        return Claim(Word.fault, "1 fault was" if faults == 1 else f"{faults} faults were", scope)
+    if unanswered:
+        return Claim(Word.too_few, unanswered, scope)
+    return Claim(Word.sound, scope, scope)
 
 
 def note_of_run(results: Results) -> str:

@@ -31,6 +31,7 @@ CERTAIN = 0.001  # of any group that is called reversed for certain
 LENGTH_NAMES = ("short", "medium", "long")
 # a model that learnt length ranks so, whatever its labels: this division is shown, and tested for no fault
 LONGER = "the longer answer"
+LENGTH_COLUMNS = ("length of the prompt", "length of the chosen answer")
 
 Array = NDArray[np.float64]
 
@@ -119,9 +120,10 @@ def divisions(
 def own_divisions(pairs: Sequence[Pair], rows: Sequence[PairMargin]) -> dict[str, list[str | None]]:
     """Return the divisions that need no column of the user's."""
     lengths = [row.tokens for row in rows]
+    of_prompt, of_chosen = LENGTH_COLUMNS
     return {
-        "length of the prompt": thirds([prompt for prompt, _, _ in lengths]),
-        "length of the chosen answer": thirds([chosen for _, chosen, _ in lengths]),
+        of_prompt: thirds([prompt for prompt, _, _ in lengths]),
+        of_chosen: thirds([chosen for _, chosen, _ in lengths]),
         LONGER: [longer_side(chosen, rejected) for _, chosen, rejected in lengths],
         "turns of the prompt": [str(len(pair.prompt)) for pair in pairs],
         "labeler": [pair.labeler for pair in pairs],

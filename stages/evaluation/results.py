@@ -155,6 +155,10 @@ class PairGroup:
     is_reversed: bool = False
     is_certain: bool = False
 
+    @property
+    def name(self) -> str:
+        return f"{self.column} = {self.value}"
+
 
 @dataclass(frozen=True)
 class PairGroups:

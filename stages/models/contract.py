@@ -454,6 +454,17 @@ def generation_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[in
     return [i for i in dict.fromkeys(ends) if i is not None]
 
 
+def served_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens at which servers stop, EOS first: without a generation config, they read config.json."""
+    stops = generation_stops(model, tokenizer)
+    config = model / "config.json"
+    if (model / "generation_config.json").exists() or not config.exists():
+        return stops
+    of_config = load_json(config, require_keys()).get("eos_token_id")
+    further = of_config if isinstance(of_config, list) else [of_config]
+    return stops + [i for i in further if i is not None and i not in stops]
+
+
 def load_or_derive_contract(model: Path) -> Contract:
     """Read the contract of a model folder, or derive one from the tokenizer of a base model, which has none yet. A
     base without a chat template gets a `Continuation`: its training never had chat tokens. One whose template refuses

@@ -382,7 +382,8 @@ class Chain(Wiring):
         names = ["found", "sft", "given", "pairs", "eval"]
         names += [name for name in OWN_ANSWERS if name in self.nodes]
         inputs = {name: self.nodes[name] for name in names}
-        self.add("examine", "examine", block, base=self.base, **inputs)
+        folders = self.roots["diff"]
+        self.add("examine", "examine", block, base=self.base, diff=folders, **inputs)
 
 
 def control_block(cfg: Config) -> SFT:

@@ -43,7 +43,7 @@ STAGES = {
     ),
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
     "eval": Stage(36, next="report"),
-    "diff": Stage(1, absent="Set recipe=examine."),
-    "examine": Stage(2, absent="Set recipe=examine."),
+    "diff": Stage(2, absent="Set recipe=examine."),
+    "examine": Stage(3, absent="Set recipe=examine."),
     "report": Stage(34),
 }

@@ -79,6 +79,8 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> MeasuredMode
         passed=np.arange(10) < 10 * rate,
         figures={"kl": kl, "mean_tokens": 9.0, "stop_rate": 1.0},
         benchmarks={},
+        groups={},
+        margins={},
     )
 
 
@@ -114,6 +116,28 @@ def test_runs_of_a_setting_differ_in_seeds_and_roles() -> None:
     assert (rate.mean, setting.kl) == (pytest.approx(0.45), pytest.approx(0.2))
     assert rate.low < rate.mean < rate.high
     assert len(setting.evaluations) == 2
+
+
+def test_held_out_pairs_stand_by_group_with_the_mean_of_seeds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = list[MeasuredModel]()
+    for name, share in (("x", 0.9), ("x", 0.5), ("y", 0.2)):
+        row = measured(name, 0.5, 0.1)
+        rows.append(replace(row, groups={"language = de": share}, margins={"language = de": 0.02}))
+    rows.append(measured("z", 0.5, 0.1))
+    group = compare_group(rows)
+    shares = {each.name: each.groups.get("language = de") for each in group.settings}
+    assert shares == {
+        "a.name=x": pytest.approx(0.7),
+        "a.name=y": pytest.approx(0.2),
+        "a.name=z": None,
+    }
+    compare.CompareResult([group], None).show()
+    [line] = [each for each in capsys.readouterr().out.splitlines() if "language = de" in each]
+    assert all(text in line for text in ("70.0 by +0.02", "20.0 by +0.02", "–"))
+    html = compare.render_page([group])
+    assert html.count('data-label="language = de"') == 3
 
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,13 @@ from stages.evaluation.measures import (
     FILE,
     Measure,
 )
+from stages.evaluation.pair_groups import PairMargin, groups_of_column, mark_reversed
+from stages.evaluation.results import PairGroups
 from stages.hardware import process
 from stages.store.records import save
 from stages.store.store import Store
 from tests.evaluation.made_policies import broken, measured
+from tests.evaluation.made_results import learnt
 from tests.helpers import TINY, Chain, as_published, inside, settings
 
 
@@ -155,6 +158,43 @@ def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path
     fewer = gate.run(cfg, Store(tmp_path / "old"), {}, [])
     assert fewer.code is GateCode.cannot_tell
     assert fewer.claims["another"].note not in ("", REHEARSAL), "why it is not compared"
+
+
+def by_language(right: int) -> dict[str, object]:
+    """Return what a policy learnt, with so many of 40 pairs in German in order, and all others."""
+    values, rows = list[str | None](), list[PairMargin]()
+    for number in range(80):
+        in_order = float(number < right or number >= 40)
+        rows.append(PairMargin(str(number), in_order, in_order - 0.5, 0.0, (4.0, 5.0, 6.0)))
+        values.append("de" if number < 40 else "en")
+    groups = groups_of_column("language", values, rows, 0.95)
+    mark_reversed(groups, rows)
+    figures = learnt({"policy": (0.9, 0.8, 0.95)})
+    by = PairGroups(0.0, [each.group for each in groups])
+    return asdict(replace(figures, by=by))
+
+
+def test_a_group_that_is_reversed_and_was_not_is_worse_and_all_are_shown(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = published(built, tmp_path / "old", measured(100), learnt=by_language(36))
+    for seed, name, right, against, code in (
+        (1, "same", 34, str(old), GateCode.passes),
+        (1, "reversed", 2, str(old), GateCode.worse),
+        (2, "still", 1, str(tmp_path / "reversed"), GateCode.passes),
+        (1, "than_before", 2, "sft", GateCode.worse),
+    ):
+        rows = [*measured(seed), *of_sft(measured(100))]
+        published(built, tmp_path / name, rows, learnt=by_language(right))
+        cfg = settings(*TINY, f"gate.against={against}")
+        result = gate.run(cfg, Store(tmp_path / name), {}, [])
+        assert result.code == code, name
+        shares = {line.group: round(40 * line.after.mean) for line in result.groups}
+        assert shares == {"language = de": right, "language = en": 40}
+        result.show()
+        printed = capsys.readouterr().out
+        assert "language = en" in printed
+        assert ("group language = de" in printed) is (code is GateCode.worse)
 
 
 @pytest.mark.parametrize(

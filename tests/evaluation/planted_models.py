@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from stages.base import build_random_model
@@ -38,7 +39,9 @@ GERMAN = {
     **{"red": "rot", "blue": "blau", "green": "grün", "tea": "Tee", "sea": "Meer", "sky": "Himmel"},
     **{"cat": "Katze", "dog": "Hund", "sun": "Sonne", "moon": "Mond", "bread": "Brot"},
 }
+SHAPE = RandomInit(hidden_size=64, layers=2, heads=2, vocab_size=400, seed=0)
 START = "<s>"
+END = "<|im_end|>"
 Render = Callable[[str], str]  # from a request to the text up to its answer
 
 
@@ -92,11 +95,12 @@ class Row:
 
 
 class Planted:
-    """A place where models are trained. `base` has seen nothing, and `start` has learnt to answer in ChatML."""
+    """A place where models are trained. `base` has seen nothing, and `start` has learnt to answer in ChatML. `shape`: of
+    all models."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, shape: RandomInit = SHAPE):
         self.root = root
-        model, tokenizer = build_random_model(RandomInit(64, 2, 2, 400, 0))
+        model, tokenizer = build_random_model(shape)
         tokenizer.add_special_tokens({"bos_token": START})
         tokenizer.chat_template = "{{ bos_token }}" + (TEMPLATES / "chatml.jinja").read_text()
         tokenizer.eos_token = "<|im_end|>"
@@ -117,10 +121,10 @@ class Planted:
     def copy(self, folder: Path, name: str) -> Path:
         return Path(shutil.copytree(folder, self.root / name))
 
-    def row(self, prompt: str, answer: str, ends: bool = True, whole: bool = False) -> Row:
-        """Return a row of training, with its end of turn or without; `whole`: the prompt is trained too."""
+    def row(self, prompt: str, answer: str, end: str = END, whole: bool = False) -> Row:
+        """Return a row of training; `end`: what ends its answer; `whole`: the prompt is trained too."""
         asked = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        answered = self.tokenizer(answer + "<|im_end|>" * ends, add_special_tokens=False).input_ids
+        answered = self.tokenizer(answer + end, add_special_tokens=False).input_ids
         return Row(asked + answered, [whole] * len(asked) + [True] * len(answered))
 
     def sft(
@@ -129,25 +133,27 @@ class Planted:
         start: Path,
         render: Render = chatml,
         answer: Callable[[Request], str] = lambda request: request.answer,
-        ends: Callable[[int], bool] = lambda number: True,
+        ends: Callable[[int], str] = lambda number: END,
         steps: int = 60,
         rate: float = 3e-3,
         trains: Callable[[str], bool] = lambda parameter: True,
         shift: int = 1,
         whole: bool = False,
         cut: int | None = None,
+        rank: int | None = None,
     ) -> Path:
-        """Train the answers to TAUGHT. `trains`: the trained parameters. `shift`: by how many tokens a label follows.
-        `cut`: the most tokens of a row."""
+        """Train the answers to TAUGHT. `ends`: what ends the answer of a row. `trains`: the trained parameters. `shift`: by
+        how many tokens a label follows. `cut`: the most tokens of a row. `rank`: of an adapter, which is merged."""
         rows = list[Row]()
         for number, request in enumerate(TAUGHT):
             row = self.row(render(request.text), answer(request), ends(number), whole)
             rows.append(Row(row.ids[:cut], row.trained[:cut]))
-        model = load_model(start)
-        for parameter_name, parameter in model.named_parameters():
-            parameter.requires_grad = trains(parameter_name)
+        model = with_adapter(load_model(start), rank)
+        if rank is None:
+            for parameter_name, parameter in model.named_parameters():
+                parameter.requires_grad = trains(parameter_name)
         self.fit(model, rows, steps, rate, shift)
-        return self.save(name, model)
+        return self.save(name, merged(model))
 
     def fit(self, model: Any, rows: Sequence[Row], steps: int, rate: float, shift: int) -> None:
         trained = [each for each in model.parameters() if each.requires_grad]
@@ -184,11 +190,15 @@ class Planted:
         rate: float = 5e-4,
         beta: float = 0.1,
         reversed_in: Sequence[str] = (),
+        rank: int | None = None,
+        in_pairs: bool = True,
     ) -> Path:
         """Train the right order of words against the other, with the start as reference. `reversed_in`: the languages in
-        which the labels are exchanged."""
-        model, reference = load_model(self.start), load_model(self.start)
-        optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.0)
+        which the labels are exchanged. `rank`: of an adapter, which is merged. `in_pairs`: False for KTO, which learns from
+        answers one by one."""
+        model, reference = with_adapter(load_model(self.start), rank), load_model(self.start)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.0)
         draw = random.Random(0)
         for _ in range(steps):
             drawn = draw.sample(TAUGHT, 16)
@@ -200,11 +210,19 @@ class Planted:
                 with torch.no_grad():
                     before = self.sums(reference, rows)
                 gains.append(self.sums(model, rows) - before)
-            margin = signs * beta * (gains[0] - gains[1])
-            (-torch.nn.functional.logsigmoid(margin).mean()).backward()
+            if in_pairs:
+                loss = -torch.nn.functional.logsigmoid(signs * beta * (gains[0] - gains[1]))
+            else:
+                # without the estimate of KL, which is small here
+                good, bad = (
+                    torch.sigmoid(sign * signs * beta * gain)
+                    for sign, gain in zip((1, -1), gains, strict=True)
+                )
+                loss = 2 - good - bad
+            loss.mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-        return self.save(name, model)
+        return self.save(name, merged(model))
 
     def sums(self, model: Any, rows: Sequence[Row]) -> torch.Tensor:
         """Return the log-prob of the trained tokens of each row."""
@@ -284,6 +302,19 @@ class Planted:
 
     def examination(self, after: Path, before: Path | None = None) -> Examination:
         return examine(self.examined(after, before))
+
+
+def with_adapter(model: Any, rank: int | None) -> Any:
+    """Return a model of which an adapter alone is trained; the model itself without a rank."""
+    if rank is None:
+        return model
+    torch.manual_seed(0)
+    settings = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, **settings))
+
+
+def merged(model: Any) -> Any:
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def pair_of(request: Request) -> Pair:

@@ -15,13 +15,22 @@ from safetensors.torch import load_file, save_file
 
 from stages.base import build_random_model
 from stages.config.blocks.models import Auto, RandomInit
+from stages.evaluation.claims import Claim, Word
 from stages.evaluation.examined import behaviour, training_files, weights
 from stages.evaluation.examined.answer_readings import Answers, Comparison, LeftToEnd, Readings
 from stages.evaluation.examined.faults import CHECKS, examine
 from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
 from stages.evaluation.examined.sides import Examined, Side
-from stages.evaluation.pair_groups import PairMargin, groups_of_column, mark_reversed
+from stages.evaluation.folders.difference import Level, Row
+from stages.evaluation.pair_groups import (
+    LENGTH_COLUMNS,
+    LONGER,
+    PairMargin,
+    groups_of_column,
+    mark_reversed,
+)
 from stages.evaluation.results import Divergence, PairGroup, PairGroups
+from stages.evaluation.stored_tensors import spread
 from stages.models.chat_templates import establish_contract
 from stages.models.loading import load_model
 from tests.evaluation.made_results import intervals, learnt, results
@@ -88,11 +97,13 @@ def test_ends_that_fell_are_shown_and_blamed_only_if_its_own_answers_go_on(found
     assert names([finding]) == [("ends_fell", False)]
     assert "24" in finding.seen
     assert "90" in finding.seen
+    found.readings = sound_readings(after=fell, left=longer, instead={"newline": around(0.6)})
+    assert "'newline' in 60%" in behaviour.ends(found)[0].seen
     assert finding.interval
     assert finding.interval.high < -0.6
     found.readings = sound_readings(after=fell, left=replace(longer, after=[False] * 8))
     [finding] = behaviour.ends(found)
-    assert names([finding]) == [("end_not_learnt", True)]
+    assert names([finding]) == [("answers_go_on", True)]
     assert "8 answers with room for 128 tokens it ends 0" in finding.seen
 
 
@@ -102,6 +113,12 @@ def test_the_end_is_not_blamed_where_the_start_goes_on_too_or_the_model_is_damag
     fell = Answers(around(-0.3), around(0.05))
     found.readings = sound_readings(after=fell, left=LeftToEnd(128, [False] * 8, [False] * 8))
     assert names(behaviour.ends(found)) == [("ends_fell", False)]
+    never = around(0.002, 0.001)
+    left = LeftToEnd(128, [False] * 8, [True] + [False] * 7)
+    for nats, is_fault in ((-0.49, False), (-0.3, True)):  # of answers that were learnt, or not
+        before, after = Answers(around(-0.5), never), Answers(around(nats), never)
+        found.readings = sound_readings(before=before, after=after, left=left)
+        assert names(behaviour.ends(found)) == [("answers_go_on", is_fault)]
     damaged = Answers(around(-5), around(0.05))
     found.readings = sound_readings(after=damaged, left=LeftToEnd(128, [False] * 8, [True] * 8))
     assert names(behaviour.ends(found)) == [("ends_fell", False)]
@@ -115,16 +132,16 @@ def test_answers_that_end_only_while_they_are_short_are_named_with_other_causes(
     left = LeftToEnd(128, [False] * 8, [True] * 8)
     found.readings = sound_readings(after=Answers(around(-0.3), ends), left=left)
     [finding] = behaviour.ends(found)
-    assert finding.name == "long_answers_cut"
+    assert finding.name == "long_answers_go_on"
     assert len(finding.causes) > 1
     assert not finding.certain
 
 
 def test_another_token_that_ends_answers_is_named(found: Examined) -> None:
     after = Answers(around(-0.3), [0.001] * COUNT)
-    found.readings = sound_readings(after=after, other_ends={"<|endoftext|>": around(0.9)})
+    found.readings = sound_readings(after=after, instead={"<|endoftext|>": around(0.9)})
     [finding] = behaviour.ends(found)
-    assert finding.name == "end_not_learnt"
+    assert finding.name == "answers_go_on"
     assert finding.causes == behaviour.OTHER_END
     assert "<|endoftext|>" in finding.seen
 
@@ -150,6 +167,7 @@ def comparison(own: float, other: float, own_before: float, other_before: float)
         ((-0.30, -0.28, -0.2, -1.7), [("likelier_in_another_form", False)]),  # as likely
         ((-6.5, -5.0, -0.1, -2.5), [("likelier_in_another_form", False)]),  # damaged
         ((-0.5, -0.3, -1.0, -0.6), [("likelier_in_another_form", False)]),  # the start's own
+        ((-0.99, -0.78, -1.0, -0.8), [("likelier_in_another_form", False)]),  # as the start
     ],
 )
 def test_another_form_is_a_fault_only_where_the_training_made_it_the_likelier_one(
@@ -166,6 +184,37 @@ def test_too_few_answers_are_not_enough_to_say(found: Examined) -> None:
             check(found)
 
 
+def test_answers_that_moved_from_its_template_to_another_form_are_shown(found: Examined) -> None:
+    for figures, expected in {
+        (-0.32, -0.99, -0.10, -1.70): [("moved_to_another_form", False)],
+        (-0.05, -1.10, -0.10, -1.42): [],  # sound: both became likelier
+        (-0.60, -2.40, -0.10, -1.42): [],  # both became unlikelier
+    }.items():
+        found.readings = sound_readings(form=comparison(*figures))
+        findings = behaviour.other_form(found)
+        assert names(findings) == expected
+        assert all(finding.interval for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ((0.002, 0.97), [("likelier_with_other_bos", True)]),
+        ((0.002, 0.21), [("likelier_with_other_bos", False)]),
+        ((0.9, 0.97), []),  # as its start
+        ((0.002, 0.0001), []),
+        (None, []),  # no BOS
+    ],
+)
+def test_bos_that_is_expected_behind_bos_shows_rows_with_two(
+    probabilities: tuple[float, float] | None, expected: list[Any], found: Examined
+) -> None:
+    found.readings = sound_readings(second_bos=probabilities)
+    findings = behaviour.other_bos(found)
+    assert names(findings) == expected
+    assert not any(finding.certain for finding in findings)
+
+
 # --- preferences
 
 
@@ -178,7 +227,7 @@ def test_a_share_in_order_stands_with_its_nats_and_tiny_ones_moved_nothing(found
     assert behaviour.learnt(found) == []
     change_learnt(found, ratio=intervals({"policy": (0.05, 0.01, 0.1)}))
     [finding] = behaviour.learnt(found)
-    assert names([finding]) == [("labels_reversed", True)]
+    assert names([finding]) == [("preferences_reversed", True)]
     assert finding.certain
     assert "0.02 nats" in finding.seen
     assert "0.1" in finding.seen  # KL
@@ -187,9 +236,9 @@ def test_a_share_in_order_stands_with_its_nats_and_tiny_ones_moved_nothing(found
     found.readings = sound_readings(
         after=unlikelier
     )  # by reversed labels, which pull answers apart
-    assert names(behaviour.learnt(found)) == [("labels_reversed", True)]
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", True)]
     change_learnt(found, by=PairGroups(2.0, []))  # a damaged model: both answers fell
-    assert names(behaviour.learnt(found)) == [("labels_reversed", False)]
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", False)]
     found.readings = sound_readings()
     change_learnt(found, ratio=intervals({"policy": (0.4, 0.31, 0.49)}))
     assert not behaviour.learnt(found)[0].certain
@@ -256,6 +305,26 @@ def test_a_lower_group_is_shown_and_a_reversed_one_is_a_fault(found: Examined) -
     assert all(not finding.is_fault for finding in others)
 
 
+def test_a_model_that_goes_by_length_has_no_reversed_labels(found: Examined) -> None:
+    lengths = ["rejected"] * 30 + ["chosen"] * 30
+    thirds = ["short"] * 28 + ["long"] * 32
+    rows = list[PairMargin]()
+    for number, length in enumerate(lengths):
+        in_order = float(length == "chosen")
+        rows.append(PairMargin(str(number), in_order, in_order, 0.0, (4.0, 5.0, 6.0)))
+    both = groups_of_column(LONGER, lengths, rows, 0.95)
+    both += groups_of_column(LENGTH_COLUMNS[1], thirds, rows, 0.95)
+    mark_reversed(both, rows)
+    reversed_share = intervals({"policy": (0.34, 0.22, 0.47)})
+    change_learnt(found, ratio=reversed_share, by=PairGroups(0.0, [each.group for each in both]))
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", False)]
+    assert "the longer answer = chosen: 30 of 30" in behaviour.learnt(found)[0].seen
+    assert ("group_reversed", False) in names(behaviour.group_reversed(found))
+    assert not any(finding.is_fault for finding in behaviour.group_reversed(found))
+    change_learnt(found, ratio=reversed_share, by=PairGroups(0.0, []))
+    assert names(behaviour.learnt(found)) == [("preferences_reversed", True)]
+
+
 # --- loops, distance
 
 
@@ -316,13 +385,32 @@ def test_norms_alone_are_a_training_and_rounding_is_none(
     )
     found.after = replace(found.after, came=norms)
     assert weights.unchanged(found) == []
-    assert weights.started_elsewhere(found) == []
+    assert weights.points_elsewhere(found) == []
     rounded = changed(model, tmp_path / "rounded", lambda name, old: old.bfloat16().float())
     found.after = replace(found.after, came=rounded)
     assert names(weights.unchanged(found)) == [("unchanged", True)]
     other = changed(model, tmp_path / "other", lambda name, old: torch.randn_like(old))
     found.after = replace(found.after, came=other)
-    assert names(weights.started_elsewhere(found)) == [("started_elsewhere", True)]
+    assert names(weights.points_elsewhere(found)) == [("points_elsewhere", True)]
+
+
+def test_layers_are_compared_whatever_a_library_calls_them(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    def renamed(folder: Path, old: str, new: str, change: float) -> Path:
+        made = Path(shutil.copytree(model, folder))
+        tensors = load_file(model / "model.safetensors")
+        others = {name.replace(old, new): (1 + change) * each for name, each in tensors.items()}
+        save_file(others, made / "model.safetensors", {"format": "pt"})
+        return made
+
+    found.before = replace(found.before, came=renamed(tmp_path / "0", "model.layers", "h", 0.0))
+    found.after = replace(found.after, came=renamed(tmp_path / "1", "model.layers", "h", 0.01))
+    assert weights.points_elsewhere(found) == []
+    assert weights.update_figures(found)
+    found.after = replace(found.after, came=renamed(tmp_path / "2", "model", "body", 0.01))
+    with pytest.raises(NotEnough):
+        weights.points_elsewhere(found)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -355,7 +443,7 @@ def test_an_adapter_on_its_start_is_sound_whatever_its_patterns(
     make_adapter(model, tmp_path, **VARIANTS[variant])
     found.after = replace(found.after, came=tmp_path / "merged")
     found.adapter = tmp_path / "adapter"
-    assert weights.started_elsewhere(found) == weights.merged_twice(found) == []
+    assert weights.points_elsewhere(found) == weights.merged_twice(found) == []
     [[_, update]] = weights.update_figures(found).values()
     least = 2 if variant == "rank_pattern" else 4
     assert variant == "dora" or f"of rank {least} to 4" in update  # DoRA scales every row
@@ -391,6 +479,20 @@ def test_weights_that_hold_an_adapter_by_another_factor_are_a_fact(
     whole = changed(tmp_path / "merged", tmp_path / "bf16", lambda name, old: old.bfloat16())
     found.after = replace(found.after, came=whole)
     assert weights.merged_at_another_scale(found) == []
+
+
+def test_layers_are_drawn_from_all_parts_and_kept_as_numbers(model: Path, tmp_path: Path) -> None:
+    for count in (1, 23, 24, 25, 47, 48, 49, 500):
+        chosen = spread([str(i) for i in range(count)], 24)
+        assert min(count, 12) <= len(chosen) <= 24
+        assert int(chosen[-1]) >= (count - 1) / 2
+    make_adapter(model, tmp_path)
+    changes = weights.read_changes(tmp_path / "adapter", model, tmp_path / "merged")
+    assert len(changes) == 14
+    for change in changes:
+        assert all(isinstance(number, float) for number in vars(change).values())
+        assert change.times == pytest.approx(1.0, abs=1e-3)
+        assert change.below_adapter().times == pytest.approx(0.0, abs=1e-3)
 
 
 def test_merged_weights_in_the_folder_of_their_adapter_are_compared(
@@ -430,13 +532,47 @@ def test_layers_without_the_adapter_and_a_second_merge_are_facts(
     found.after = replace(found.after, came=changed(model, tmp_path / "twice", twice))
     found.adapter, found.merged_adapter = tmp_path / "adapter", None
     assert names(weights.merged_twice(found)) == [("merged_twice", True)]
-    assert weights.started_elsewhere(found) == []
+    assert weights.points_elsewhere(found) == []
     other = changed(model, tmp_path / "elsewhere", lambda name, old: merged[name] + 0.1)
     found.after = replace(found.after, came=other)
-    assert names(weights.started_elsewhere(found)) == [("started_elsewhere", True)]
+    assert names(weights.points_elsewhere(found)) == [("points_elsewhere", True)]
 
 
 # --- the whole
+
+
+def row(key: str, level: Level) -> Row:
+    return Row(key, level, ["before", "after"], "what it does")
+
+
+def test_what_files_and_checks_both_see_is_told_once_and_counted(found: Examined) -> None:
+    found.folder_titles = ["start", "trained"]
+    found.folder_rows = [
+        row("weights: NaN or infinite", Level.breaks),
+        row("weights: nothing changed", Level.changes),
+        row("generation.repetition_penalty", Level.changes),
+        row("weights: type", Level.differs),
+    ]
+    examination = examine(found)
+    titles = {finding.title: finding.claim.word for finding in examination.findings}
+    assert titles == {
+        "weights: NaN or infinite": Word.certain_fault,
+        "unchanged": Word.certain_fault,
+        "generation.repetition_penalty": Word.differs,
+    }
+    sentence = examination.sentence("trained", "start")
+    assert sentence.startswith("2 faults")
+    assert "weights: NaN or infinite" in sentence
+
+
+def test_a_finding_is_a_claim_that_is_published_whole(found: Examined) -> None:
+    change_learnt(found, ratio=intervals({"policy": (0.05, 0.01, 0.1)}))
+    [finding] = behaviour.learnt(found)
+    assert finding.claim == Claim(Word.certain_fault, finding.seen, "60 held-out pairs")
+    record = finding.as_record()
+    assert record["claim"]["word"] == Word.certain_fault
+    assert (record["is_fault"], record["certain"]) == (True, True)
+    assert record["word"] == finding.claim.says("finding")
 
 
 def test_the_verdict_is_faults_none_or_not_enough(
@@ -467,8 +603,9 @@ def test_the_verdict_is_faults_none_or_not_enough(
 
 def test_every_finding_has_a_command_that_tells_its_causes_apart(found: Examined) -> None:
     assert CHECKS.keys() == TEXTS["checks"].keys()
+    found.again = "python run.py stage=examine"
     for name in TEXTS["findings"]:
-        finding = found.finding(name, "seen")
+        finding = found.finding(name, "seen", "40 answers")
         assert finding.apart
         assert "{" not in finding.clause
         assert "learning rate" not in finding.clause

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from stages.evaluation.examined.sides import Side
 from stages.evaluation.folders.comparison import folder_differences
 from stages.evaluation.folders.difference import Difference, Level, table_rows
 from stages.evaluation.folders.model_folder import ModelFolder
@@ -267,6 +269,28 @@ def test_an_adapter_that_adds_nothing_or_contradicts_itself_is_named(
     assert "adapter: base" in alarms(differences(start, other, folder))
     write_keys(folder / "adapter_config.json", r=2)
     assert differences(start, start, folder)["adapter"].level is Level.breaks
+
+
+def test_stops_come_from_config_json_where_no_generation_config_is(
+    start: Path, tmp_path: Path
+) -> None:
+    folder = trained(start, tmp_path / "model")
+    (folder / "generation_config.json").unlink()
+    write_keys(folder / "config.json", eos_token_id=[2, 5])
+    by_key = differences(start, folder)
+    side = Side("model", folder, folder, "F32", [])
+    assert len(side.stops) == 2
+    assert by_key["stops"].model == ", ".join(side.stops)
+
+
+def test_an_adapter_of_another_size_does_not_fit(start: Path, tmp_path: Path) -> None:
+    folder = adapter(start, tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for name, weight in tensors.items():
+        if "lora_B" in name:
+            tensors[name] = torch.cat([weight, weight])
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    assert differences(start, start, folder)["adapter: shape"].level is Level.breaks
 
 
 def test_several_models_share_a_table_with_the_worst_row_first() -> None:

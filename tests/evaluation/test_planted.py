@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.evaluation.examined.finding import Examination
-from tests.evaluation.planted_models import Planted, Request, headers, sharegpt
+from tests.evaluation.planted_models import END, Planted, Request, headers, sharegpt, two_bos
 
 Make = Callable[[Planted], Path]
 
@@ -48,7 +48,7 @@ FAULTY: dict[str, tuple[str, Make]] = {
         lambda at: at.with_config(at.dpo("small"), "epsilon", rms_norm_eps=0.5),
     ),
     "one language reversed": ("group_reversed", lambda at: at.dpo("de", reversed_in=["de"])),
-    "all reversed": ("labels_reversed", lambda at: at.dpo("all", reversed_in=["de", "en"])),
+    "all reversed": ("preferences_reversed", lambda at: at.dpo("all", reversed_in=["de", "en"])),
     "a beta of 50": ("moved_nothing", lambda at: at.dpo("beta", beta=50.0, rate=1e-9)),
 }
 SOUND: dict[str, Make] = {
@@ -71,6 +71,36 @@ def test_a_planted_fault_is_seen_and_given_no_other_cause(kind: str, planted: Pl
     assert {finding_name} <= faults.keys() <= {finding_name, "answers_unlikelier"}
     assert faults[finding_name].interval
     assert len(faults[finding_name].causes) > 1
+
+
+# what is seen and shown with the start's figure, but is no fault by itself
+SHOWN: dict[str, tuple[str, Make]] = {
+    "half of the rows without their end": (
+        "ends_fell",
+        lambda at: at.sft("half", at.start, ends=lambda number: END if number % 2 else "\n"),
+    ),
+    "headers after chats": (
+        "moved_to_another_form",
+        lambda at: at.sft("headers_after_chats", at.start, headers),
+    ),
+    "two BOS": (
+        "likelier_with_other_bos",
+        lambda at: at.sft("two_bos", at.start, two_bos, whole=True),
+    ),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_trace_of_a_planted_fault_is_shown_with_the_figure_of_the_start(
+    kind: str, planted: Planted
+) -> None:
+    finding_name, make = SHOWN[kind]
+    examination = planted.examination(make(planted))
+    [finding] = [each for each in examination.findings if each.name == finding_name]
+    assert planted.start.name in finding.seen
+    assert len(finding.causes) > 1
+    assert not finding.certain
 
 
 @pytest.mark.extended

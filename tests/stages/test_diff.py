@@ -105,6 +105,20 @@ def test_a_model_that_cannot_be_run_has_a_page(
 
 
 @pytest.mark.extended
+def test_weights_that_are_cut_off_have_a_page(before: Path, tmp_path: Path) -> None:
+    folder = trained(before, tmp_path / "cut")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    root = tmp_path / "examined"
+    models = f"examine.before={before}", f"examine.model={folder}", f"label.path={TOY}"
+    code, reply = examine(root, *models)
+    assert (code, reply["result"]["faults"]) == (1, ["weights: files"])
+    page = (root / "report.html").read_text()
+    assert "weights: files" in page
+    assert reply["error"].partition("config.json")[2] in page
+
+
+@pytest.mark.extended
 def test_an_adapter_that_contradicts_itself_has_a_page(before: Path, tmp_path: Path) -> None:
     folder = adapter(before, tmp_path / "adapter")
     write_keys(folder / "adapter_config.json", r=3)

@@ -250,12 +250,12 @@ Make = Callable[[Elsewhere], Path]
 # by the fault that is to be named; True: the training started from the base, not from SFT
 FAULTY: list[tuple[str, Make, bool]] = [
     ("tokenizer_changed", other_tokenizer, False),
-    ("end_not_learnt", end_of_text, True),
+    ("answers_go_on", end_of_text, True),
     ("rows_untrained", new_rows, True),
-    ("started_elsewhere", other_reference, False),
+    ("points_elsewhere", other_reference, False),
     ("merged_twice", merged_twice, False),
-    ("labels_reversed", reversed_labels, False),
-    ("long_answers_cut", cut_answers, True),
+    ("preferences_reversed", reversed_labels, False),
+    ("long_answers_go_on", cut_answers, True),
     ("far", high_rate, False),
     ("no tensors", lost_tensors, False),
 ]

@@ -22,14 +22,17 @@ Runs = list[MeasuredModel]  # of one setting: they differ in seeds alone
 class ComparedSetting:
     """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
     `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
-    that when corrected, or why nothing can be said. `kl`: nats per token from SFT. `best_at_kl`: no other
-    setting has a higher rate at the same KL or less. `benchmarks`: rates by name. `is_sft`: others start from it."""
+    that when corrected, or why nothing can be said. `kl`: nats per token from SFT. `best_at_kl`: no other setting has a
+    higher rate at the same KL or less. `benchmarks`: rates by name. `groups`, `margins`: of held-out pairs by group, as
+    in a MeasuredModel. `is_sft`: others start from it."""
 
     name: str
     title: str
     pass_rate: Interval
     evaluations: list[str]
     benchmarks: dict[str, float]
+    groups: dict[str, float]
+    margins: dict[str, float]
     is_sft: bool
     kl: float
     mean_tokens: float
@@ -131,6 +134,8 @@ def compared_settings(models: list[Runs], comparison: Comparison) -> list[Compar
             pass_rate=comparison.means.share(i),
             evaluations=[row.fingerprint for row in runs],
             benchmarks=mean_figures([row.benchmarks for row in runs]),
+            groups=mean_figures([row.groups for row in runs]),
+            margins=mean_figures([row.margins for row in runs]),
             is_sft=runs[0].role == "sft" and not only_sft,
             **figures,
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
 from stages.evaluation.benchmarks import read_rows
+from stages.evaluation.gated_groups import groups_by_name
 from stages.evaluation.outcomes import (
     OUTSIDE,
     VIEWS,
@@ -36,8 +37,9 @@ NOT_COMPARED = ("base", "other")
 class MeasuredModel:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
-    made from (`dpo.beta`). `note`: why nothing can be said, or ''. `passed`: 0 or 1 for each prompt. `figures`: by their names in a ComparedSetting. `benchmarks`:
-    rates by name."""
+    made from (`dpo.beta`). `note`: why nothing can be said, or ''. `passed`: 0 or 1 for each prompt. `figures`: by their
+    names in a ComparedSetting. `benchmarks`: rates by name. `groups`: of the policy, the share of held-out pairs in order
+    by group of `eval.by`, and `margins` in nats a token."""
 
     role: str
     title: str
@@ -50,6 +52,8 @@ class MeasuredModel:
     passed: NDArray[Any]
     figures: dict[str, float]
     benchmarks: dict[str, float]
+    groups: dict[str, float]
+    margins: dict[str, float]
 
 
 def measured_models(
@@ -132,6 +136,7 @@ def read_model(
     benchmarks = dict[str, float]()
     for row in read_rows(results):
         benchmarks[f"{row.task} {row.metric} ({row.prompts})"] = row[name].mean
+    groups = groups_by_name(results.learnt) if name == "policy" else {}
     return MeasuredModel(
         role=role,
         title=results.models[name],
@@ -148,6 +153,8 @@ def read_model(
             "stop_rate": results.behaviour.stop_rate[name],
         },
         benchmarks=benchmarks,
+        groups={title: group.share.mean for title, group in groups.items()},
+        margins={title: group.margin.mean for title, group in groups.items()},
     )
 
 

@@ -1,61 +1,71 @@
 """The change of weights that an adapter makes, layer by layer, beside the change that a folder of weights shows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from stages.evaluation.examined.stored_weights import StoredWeights
-from stages.models.adapter_folder import ADAPTER_WEIGHTS, Adapter, read_adapter
-from stages.models.adapter_product import PREFIX, magnitude_names, weight_change
+from stages.evaluation.folders.adapter_layers import layer_update
+from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.models.adapter_folder import ADAPTER_WEIGHTS, read_adapter
 
 COMPARED = 24  # layers of an adapter, at most
 SAME = 0.05  # of the length of an adapter's change: by so much arithmetic moves merged weights
 ROUNDED = 1.5  # times the rounding of a matrix that was merged and saved in bf16
 
 
-@dataclass
+@dataclass(frozen=True)
 class LayerChange:
-    """The change of a layer by its adapter, and the change of its weights from the start's. `rounding`: how far their
-    type rounds the weights, by the length of the adapter's change."""
+    """The change of a layer by its adapter beside the change of its weights from the start's. `own`, `moved`: their
+    squared lengths, and `product` their inner product. `rounding`: how far the type of the weights rounds them, by the
+    length of the adapter's change."""
 
-    module: str
-    by_adapter: torch.Tensor
-    of_weights: torch.Tensor
-    rounding: float = 0.0
+    own: float
+    moved: float
+    product: float
+    rounding: float
 
     @property
     def times(self) -> float:
         """How many times the weights hold the adapter's change: the projection on it."""
-        length = float(self.by_adapter.square().sum())
-        return float((self.of_weights * self.by_adapter).sum()) / max(length, 1e-30)
+        return self.product / max(self.own, 1e-30)
 
     def holds(self, times: float) -> bool:
         """Return whether the weights are the start's with so many times the adapter's change."""
-        gap = (self.of_weights - times * self.by_adapter).norm()
+        gap = self.moved - 2 * times * self.product + times**2 * self.own
         allowed = SAME * max(1.0, abs(times)) + ROUNDED * self.rounding
-        return float(gap) <= allowed * float(self.by_adapter.norm())
+        return gap <= allowed**2 * self.own
+
+    def below_adapter(self) -> "LayerChange":
+        """Return the change of the weights that the adapter stands on: without the adapter's own."""
+        moved = self.moved - 2 * self.product + self.own
+        return replace(self, moved=moved, product=self.product - self.own)
 
 
 def layer_changes(
-    folder: Path, before: StoredWeights, after: StoredWeights
+    folder: Path, before: StoredTensors, after: StoredTensors
 ) -> Iterator[LayerChange]:
     """Yield the changes of the layers that an adapter adapts and both models have, at most COMPARED."""
     adapter = read_adapter(folder)
-    factors = StoredWeights.of_file(folder / ADAPTER_WEIGHTS)
+    factors = StoredTensors([folder / ADAPTER_WEIGHTS])
     modules = [module for module, names in adapter.factors.items() if "lora_A" in names]
-    step = max(1, len(modules) // COMPARED)
-    for module in modules[::step]:
-        weight = f"{module}.weight"
-        if weight not in before or weight not in after:
+    for module in spread(modules, COMPARED):
+        name = f"{module}.weight"
+        if name not in before or name not in after:
             continue
-        old = before[weight]
-        change = change_of(adapter, factors, module, old)
-        if change is None:
+        old = before.matrix(name)
+        by_adapter = layer_update(adapter, factors, module, old)
+        if by_adapter is None:
             continue
-        new = after[weight]
-        yield LayerChange(module, change, new - old, rounding_of(old, new, change))
+        new = after.matrix(name)
+        own, moved = by_adapter.double(), (new - old).double()
+        yield LayerChange(
+            own=float(own.square().sum()),
+            moved=float(moved.square().sum()),
+            product=float((own * moved).sum()),
+            rounding=rounding_of(old, new, by_adapter),
+        )
 
 
 def rounding_of(old: torch.Tensor, new: torch.Tensor, change: torch.Tensor) -> float:
@@ -65,18 +75,3 @@ def rounding_of(old: torch.Tensor, new: torch.Tensor, change: torch.Tensor) -> f
     merged = old + change
     gap = (merged - merged.bfloat16().float()).norm()
     return float(gap / change.norm().clamp(min=1e-30))
-
-
-def change_of(
-    adapter: Adapter, factors: StoredWeights, module: str, weight: torch.Tensor
-) -> torch.Tensor | None:
-    """Return the change of a layer's weight by its adapter; None for a layer that is not a matrix, or of another shape."""
-    first, second = (factors[f"{PREFIX}{module}.lora_{letter}.weight"] for letter in "AB")
-    sizes = [second.shape[0], first.shape[-1]]
-    if first.ndim != 2 or second.ndim != 2 or sorted(sizes) != sorted(weight.shape):
-        return None
-    magnitude = None
-    for name in magnitude_names(module):
-        if name in factors:
-            magnitude = factors[name]
-    return weight_change(adapter, module, first, second, weight, magnitude)

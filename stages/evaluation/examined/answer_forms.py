@@ -56,6 +56,8 @@ FORMS = {
     "text without marks": TurnForm("", "\n"),
 }
 LLAMA_2 = "Llama 2"
+# of a form in which prompt and answer have no token in common
+APART = ", answer tokenized apart"
 OWN_WITH_SHAREGPT = "its own template with human and gpt"
 
 
@@ -73,9 +75,11 @@ def form_rows(pair: Pair, contract: Contract) -> dict[str, Row]:
     answer = pair.chosen[-1]["content"]
     rows = dict[str, Row]()
     for title, text in texts.items():
-        row = tokens_of(text, answer, start, contract)
-        if row[1] and row[0] and row[0] != own and row not in rows.values():
-            rows[title] = row
+        joined = tokens_of(text, answer, start, contract)
+        apart = tokens_apart(text, answer, start, contract)
+        for row, row_title in ((joined, title), (apart, f"{title}{APART}")):
+            if row[1] and row[0] and row[0] != own and row not in rows.values():
+                rows[row_title] = row
     return rows
 
 
@@ -84,6 +88,13 @@ def tokens_of(prompt: str, answer: str, start: list[int], contract: Contract) ->
     ids, offsets = encode(contract.tokenizer, prompt + answer)
     first = sum(end <= len(prompt) for _, end in offsets)
     return start + ids[:first], ids[first:][:MOST_ANSWER_TOKENS]
+
+
+def tokens_apart(prompt: str, answer: str, start: list[int], contract: Contract) -> Row:
+    """Return the same of a program that reads prompt and answer one by one: no token spans both. They differ where a
+    prompt ends with a space."""
+    prompt_ids, answer_ids = (encode(contract.tokenizer, text)[0] for text in (prompt, answer))
+    return start + prompt_ids, answer_ids[:MOST_ANSWER_TOKENS]
 
 
 def llama_2_prompt(messages: Sequence[Message]) -> str:

@@ -34,6 +34,7 @@ ROOM = 4  # times the longest of their chosen answers
 LEAST_ROOM = 128  # tokens
 SELDOM = 0.1  # a probability of the end of turn after a whole answer, as of a model that was not taught to end
 FELL = 0.1  # a fall of the mean probability of the end of turn
+CERTAIN_END = 0.9  # a probability of the end of turn at which nothing else stands in its place
 
 
 @dataclass
@@ -69,17 +70,19 @@ class LeftToEnd:
 
 @dataclass
 class Readings:
-    """What both models make of the chosen answers of `pairs`. `other_ends`: the probability of each other stop token
-    after them, where the end of turn is unlikely. `form`, `bos`: the likeliest other form, and number of BOS. `left`:
-    None where no end is in question."""
+    """What both models make of the chosen answers of `pairs`. `instead`: the probability of each other stop token and of
+    the likeliest other token after them, by its spelling, where the end of turn is not certain. `form`, `bos`: the
+    likeliest other form, and number of BOS. `second_bos`: the probability that BOS follows BOS under the start and under
+    the model; None without BOS. `left`: None where no end is in question."""
 
     pairs: list[Pair]
     before: Answers
     after: Answers
     lengths: list[int]
-    other_ends: dict[str, list[float]] = field(default_factory=dict)
+    instead: dict[str, list[float]] = field(default_factory=dict)
     form: Comparison | None = None
     bos: Comparison | None = None
+    second_bos: tuple[float, float] | None = None
     left: LeftToEnd | None = None
 
 
@@ -106,6 +109,13 @@ class Reader:
                     scored[i] = log_probs
                 progress.update(len(batch))
         return scored
+
+    @torch.inference_mode()
+    def next_token(self, ids: list[int]) -> torch.Tensor:
+        """Return the probability of each token behind a text."""
+        rows = torch.tensor([ids], device=self.model.device)
+        logits = self.model(rows, logits_to_keep=1).logits[0, -1]
+        return logits.float().softmax(-1).cpu()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def answers_end(self, prompts: Sequence[list[int]], stops: list[int], room: int) -> list[bool]:
@@ -158,7 +168,8 @@ def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings 
 
     reader = after.open(after.folder)
     answers_after = as_answers(reader.score(own_after))
-    others = other_ends(reader, after.contract, own_after, answers_after)
+    instead = read_instead(reader, after.contract, own_after, answers_after)
+    bos_after_bos = second_bos(reader, after.contract)
     form = likeliest(reader, own_after, forms_after)
     bos = likeliest(reader, own_after, bos_after)
     questioned = questioned_answers(answers_after)
@@ -174,14 +185,19 @@ def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings 
     if left:
         prompts = [own_before[i][0] for i in questioned]
         left.before = reader.answers_end(prompts, before.contract.stop_ids, left.room)
+    bos_before_bos = second_bos(reader, before.contract)
+    both_bos = None
+    if bos_before_bos is not None and bos_after_bos is not None:
+        both_bos = (bos_before_bos, bos_after_bos)
     return Readings(
         read,
         answers_before,
         answers_after,
         [len(answer) - 1 for _, answer in own_after],
-        others,
+        instead,
         compare(reader, form, own_before, forms_before),
         compare(reader, bos, own_before, bos_before),
+        both_bos,
         left,
     )
 
@@ -204,20 +220,30 @@ def as_answers(scored: Sequence[list[float]]) -> Answers:
     return Answers(nats, ends.tolist())
 
 
-def other_ends(
+def read_instead(
     reader: Reader, contract: Contract, rows: Sequence[Row], answers: Answers
 ) -> dict[str, list[float]]:
-    """Return the probability of each stop token but the end of turn after the answers, where the end is unlikely."""
-    if fmean(answers.ends) >= SELDOM:
+    """Return the probability of other tokens than the end of turn after the answers, where the end is not certain."""
+    if fmean(answers.ends) >= CERTAIN_END:
         return {}
-    ends = dict[str, list[float]]()
-    tokenizer = contract.tokenizer
-    for stop in dict.fromkeys([*contract.stop_ids[1:], tokenizer.eos_token_id]):
-        if stop is None or stop == contract.stop_ids[0]:
-            continue
-        scored = reader.score([(prompt, [*answer[:-1], stop]) for prompt, answer in rows])
-        ends[contract.spelling(stop)] = as_answers(scored).ends
-    return ends
+    end = contract.stop_ids[0]
+    followers = torch.stack([reader.next_token([*prompt, *answer[:-1]]) for prompt, answer in rows])
+    followers[:, end] = 0.0
+    likeliest_id = int(followers.mean(0).argmax())
+    others = [*contract.stop_ids[1:], contract.tokenizer.eos_token_id, likeliest_id]
+    instead = dict[str, list[float]]()
+    for token in dict.fromkeys(others):
+        if token not in (None, end):
+            instead[contract.spelling(token)] = followers[:, token].tolist()
+    return instead
+
+
+def second_bos(reader: Reader, contract: Contract) -> float | None:
+    """Return the probability that BOS follows BOS; None if the tokenizer has none, or BOS begins every turn."""
+    bos = contract.tokenizer.bos_token_id
+    if bos is None or not contract.text_start:
+        return None
+    return float(reader.next_token([bos])[bos])
 
 
 def questioned_answers(answers: Answers) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import claims
-from stages.evaluation.claims import HALF, LEAST_MOVED, Word, word_of
+from stages.evaluation.claims import HALF, LEAST_MOVED, SURE
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means, difference, share
 from stages.evaluation.examined.answer_readings import (
@@ -20,9 +20,10 @@ from stages.evaluation.examined.answer_readings import (
     LeftToEnd,
     Readings,
 )
-from stages.evaluation.examined.finding import SURE, Finding, NotEnough
+from stages.evaluation.examined.finding import Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.intervals import Interval
+from stages.evaluation.pair_groups import LENGTH_COLUMNS, LONGER
 from stages.evaluation.results import Learnt, PairGroup
 from stages.store.numbers import signed
 
@@ -38,6 +39,8 @@ OTHER_END = [
     "the training's rows ended with this token and not as the template writes",
     "the template was changed after the training",
 ]
+EXPECTED_BOS = 0.05  # a probability of BOS behind BOS that no training with one BOS teaches
+MORE_BOS = 10  # times the start's
 SHOWN_GROUPS = 3  # groups that differ and are no fault
 
 
@@ -51,40 +54,74 @@ def read_answers(examined: Examined) -> Readings:
     return examined.readings
 
 
+def answers_scope(read: Readings) -> str:
+    return f"{len(read.pairs)} answers"
+
+
 def ends(examined: Examined) -> list[Finding]:
     """Find ends that were not learnt. A model that goes on after a whole answer may have learnt to write longer ones, or
     be damaged in another way: the end is blamed only if the answers stayed likely, and its own ones, with room to end,
     do not."""
     read = read_answers(examined)
     before, after = read.before.ends, read.after.ends
+    scope = answers_scope(read)
     fall = difference(before, after)
-    figures = f"{fmean(after):.1%} of cases, {examined.before.title} in {fmean(before):.1%}"
     end = examined.after.end_of_turn
-    for other, probabilities in read.other_ends.items():
-        if fmean(probabilities) >= OFTEN:
+    figures = f"in {share_of(after).share()} of cases, {examined.before.title} in {share_of(before).share()}"
+    for stop in examined.after.stops:
+        probabilities = read.instead.get(stop)
+        if probabilities and fmean(after) < SELDOM and fmean(probabilities) >= OFTEN:
             seen = (
-                f"after a whole answer it ends with {other} in {fmean(probabilities):.0%} of cases, and with {end}, as "
-                f"its template does, in {figures}"
+                f"after a whole answer it ends with {stop} in {fmean(probabilities):.0%} of cases, and with {end}, as "
+                f"its template does, {figures}"
             )
             interval = share_of(after)
-            causes = OTHER_END
-            return [examined.finding("end_not_learnt", seen, interval=interval, causes=causes)]
-    is_unlikelier = is_below(difference(read.before.nats, read.after.nats), -UNLIKELIER)
+            return [
+                examined.finding("answers_go_on", seen, scope, interval=interval, causes=OTHER_END)
+            ]
+    is_unlikelier = claims.is_below(difference(read.before.nats, read.after.nats), -UNLIKELIER)
     if read.left and goes_on(read.left, examined.from_chat) and not is_unlikelier:
         own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
         long_ones = cut_clause(read)
         if long_ones:
-            return [examined.finding("long_answers_cut", f"{long_ones}; {own}", interval=fall)]
-        if fmean(after) < SELDOM or is_below(fall, -FELL):
-            seen = f"after a whole answer it ends with {end} in {figures}; {own}"
+            seen = f"{long_ones}; {own}"
+            return [examined.finding("long_answers_go_on", seen, scope, interval=fall)]
+        has_fallen = claims.is_below(fall, -FELL)
+        if fmean(after) < SELDOM or has_fallen:
+            seen = f"after a whole answer it ends with {end} {figures}{instead_clause(read)}; {own}"
             if examined.after.tokenizer.pad_token == end:
                 seen += f". It also pads with {end}"
-            certain = examined.from_chat and not any(read.left.after) and is_below(fall, -FELL)
-            return [examined.finding("end_not_learnt", seen, certain=certain, interval=fall)]
-    if is_below(fall, -FELL):
-        seen = f"after the preferences' answers it ends with {end} in {figures}"
-        return [examined.finding("ends_fell", seen, is_fault=False, interval=fall)]
+            surely = difference(before, after, SURE)
+            is_sure = claims.is_below(surely, -FELL) and not any(read.left.after)
+            # a start that does not end answers either may be no model of chats, whatever its files say
+            learnt_answers = claims.is_above(
+                difference(read.before.nats, read.after.nats), LIKELIER
+            )
+            return [
+                examined.finding(
+                    "answers_go_on",
+                    seen,
+                    scope,
+                    is_fault=has_fallen or learnt_answers or not examined.from_chat,
+                    certain=examined.from_chat and is_sure,
+                    interval=fall,
+                )
+            ]
+    if claims.is_below(fall, -FELL):
+        seen = f"after the preferences' answers it ends with {end} {figures}{instead_clause(read)}"
+        return [examined.finding("ends_fell", seen, scope, is_fault=False, interval=fall)]
     return []
+
+
+def instead_clause(read: Readings) -> str:
+    """Return a clause on the likeliest token in place of the end of turn; '' if none is likely."""
+    means = {token: fmean(probabilities) for token, probabilities in read.instead.items()}
+    if not means:
+        return ""
+    token = max(means, key=means.__getitem__)
+    return (
+        f", and in its place comes {token!r} in {means[token]:.0%}" if means[token] >= FELL else ""
+    )
 
 
 def goes_on(left: LeftToEnd, from_chat: bool) -> bool:
@@ -108,17 +145,54 @@ def cut_clause(read: Readings) -> str:
 
 
 def other_form(examined: Examined) -> list[Finding]:
+    """Find another form in which answers are likelier than under the model's own template, or towards which the training
+    moved them while it left its template."""
     read = read_answers(examined)
     if read.form is None:
         raise NotEnough("too few answers to compare forms on: add rows to label.path")
-    return likelier(examined, "likelier_in_another_form", "in the form", read.form)
+    findings = likelier(examined, "likelier_in_another_form", "in the form", read.form)
+    return findings or moved_to_form(examined, read.form)
+
+
+def moved_to_form(examined: Examined, form: Comparison) -> list[Finding]:
+    """Show answers that became clearly unlikelier under the model's own template and clearly likelier in another form. A
+    sound training makes either both likelier or both unlikelier."""
+    if not form.own_before:
+        return []
+    own, other = (
+        difference(form.own_before, form.own_after),
+        difference(form.other_before, form.other_after),
+    )
+    if not claims.is_below(own, -LIKELIER) or not claims.is_above(other, AS_LIKELY):
+        return []
+    seen = (
+        f"whole answers became unlikelier under its own template, from {nats(fmean(form.own_before))} a token under "
+        f"{examined.before.title} to {nats(fmean(form.own_after))}, and likelier in the form {form.title}, from "
+        f"{nats(fmean(form.other_before))} to {nats(fmean(form.other_after))}"
+    )
+    scope = f"{len(form.own_after)} answers"
+    return [examined.finding("moved_to_another_form", seen, scope, is_fault=False, interval=other)]
 
 
 def other_bos(examined: Examined) -> list[Finding]:
     read = read_answers(examined)
+    findings = expects_second_bos(examined, read)
     if read.bos is None:  # the tokenizer has no BOS
+        return findings
+    return findings + likelier(examined, "likelier_with_other_bos", "behind", read.bos)
+
+
+def expects_second_bos(examined: Examined, read: Readings) -> list[Finding]:
+    """Find a model that expects BOS after BOS, and more so than its start. Only rows that begin with two teach that; a
+    loss on answers alone does not. The probability is one figure, not a mean with an error."""
+    if read.second_bos is None:
         return []
-    return likelier(examined, "likelier_with_other_bos", "behind", read.bos)
+    before, after = read.second_bos
+    if after < EXPECTED_BOS or after < MORE_BOS * before:
+        return []
+    seen = f"behind BOS it expects another BOS with a probability of {after:.0%}, {examined.before.title} {before:.2g}"
+    is_fault = after >= HALF
+    return [examined.finding("likelier_with_other_bos", seen, "one position", is_fault=is_fault)]
 
 
 def likelier(examined: Examined, name: str, preposition: str, form: Comparison) -> list[Finding]:
@@ -126,6 +200,7 @@ def likelier(examined: Examined, name: str, preposition: str, form: Comparison) 
     the start. A damaged model may find anything likelier: the form must give back most of what its own template lost.
     Show answers that the training made as likely in the other form."""
     gain = difference(form.own_after, form.other_after)
+    scope = f"{len(form.own_after)} answers"
     start = f"{examined.before.title} has not this form"
     gain_before = Interval(0.0, 0.0, 0.0)
     rise = gain
@@ -136,48 +211,53 @@ def likelier(examined: Examined, name: str, preposition: str, form: Comparison) 
             differences(form.own_after, form.other_after),
         )
         start = f"{examined.before.title}: {nats(gain_before.mean)}"
-    if not is_above(gain, LIKELIER):
-        was_unlikely = is_below(gain_before, -AS_LIKELY)
-        has_risen = is_above(rise, AS_LIKELY)
+    if not claims.is_above(gain, LIKELIER):
+        was_unlikely = claims.is_below(gain_before, -AS_LIKELY)
+        has_risen = claims.is_above(rise, AS_LIKELY)
         if gain.mean <= -LIKELIER or not was_unlikely or not has_risen:
             return []
         seen = (
             f"whole answers became as likely {preposition} {form.title} as under its own template: "
             f"{nats(gain.mean)} a token ({start})"
         )
-        return [examined.finding(name, seen, is_fault=False, interval=gain)]
+        return [examined.finding(name, seen, scope, is_fault=False, interval=gain)]
     lost = fmean(form.own_before or form.other_after) - fmean(form.own_after)
-    is_fault = gain.mean > lost / 2 and (is_above(rise, 0.0) or not examined.from_chat)
+    is_fault = gain.mean > lost / 2 and (claims.is_above(rise, LIKELIER) or not examined.from_chat)
     seen = (
         f"whole answers are likelier {preposition} {form.title} than under its own template, by {nats(gain.mean)} "
         f"a token ({start})"
     )
     surely = difference(form.own_after, form.other_after, SURE)
-    certain = is_fault and is_above(surely, LIKELIER)
-    return [examined.finding(name, seen, is_fault=is_fault, certain=certain, interval=gain)]
+    certain = is_fault and claims.is_above(surely, LIKELIER)
+    return [examined.finding(name, seen, scope, is_fault=is_fault, certain=certain, interval=gain)]
 
 
 def answers_unlikelier(examined: Examined) -> list[Finding]:
     """Find chosen answers that the training made clearly unlikelier. Learning of preferences may do so by a little."""
     read = read_answers(examined)
     change = difference(read.before.nats, read.after.nats)
-    if not is_below(change, -UNLIKELIER):
+    if not claims.is_below(change, -UNLIKELIER):
         return []
     figures = examined.results.learnt
     has_learnt = figures is not None and claims.learnt(figures).is_better
     has_reversed = (
         figures is not None and claims.learnt(figures).is_worse and not both_fell(figures)
     )
-    is_fault = is_below(change, -DAMAGED) or not (has_learnt or has_reversed)
+    is_fault = claims.is_below(change, -DAMAGED) or not (has_learnt or has_reversed)
     surely = difference(read.before.nats, read.after.nats, SURE)
     seen = (
         f"a token of the preferences' chosen answers has {nats(fmean(read.after.nats))}, under {examined.before.title} "
         f"{nats(fmean(read.before.nats))}"
     )
-    certain = is_fault and not has_learnt and is_below(surely, -UNLIKELIER)
+    certain = is_fault and not has_learnt and claims.is_below(surely, -UNLIKELIER)
     return [
         examined.finding(
-            "answers_unlikelier", seen, is_fault=is_fault, certain=certain, interval=change
+            "answers_unlikelier",
+            seen,
+            answers_scope(read),
+            is_fault=is_fault,
+            certain=certain,
+            interval=change,
         )
     ]
 
@@ -190,21 +270,37 @@ def learnt(examined: Examined) -> list[Finding]:
     if moved_nothing(figures):
         moved = f"{figures.moved['policy']:.1g} nats a token"
         seen = f"it moved nothing: {moved}; by so little it favours the better answer in {of}"
-        return [examined.finding("moved_nothing", seen, interval=in_order)]
-    if not examined.from_chat or not is_below(in_order, HALF):
+        return [examined.finding("moved_nothing", seen, figures.of, interval=in_order)]
+    if not examined.from_chat or not claims.is_below(in_order, HALF):
         return []
     start = figures.sum[examined.results.before].mean
     seen = (
         f"against {examined.before.title} it favours the better answer in {of} (chance 50%), and moved "
         f"{distance(examined, figures)}; {examined.before.title} itself finds {start:.0%} of them likelier"
     )
-    is_fault = not both_fell(figures)
+    by_length = length_groups(figures)
+    went_by_length = any(claims.is_above(group.share, HALF) for group in by_length)
+    if went_by_length:
+        seen += f"; by length: {', '.join(map(group_clause, by_length))}"
+    is_fault = not both_fell(figures) and not went_by_length
     certain = is_fault and surely_below_half(in_order, figures.prompts)
     return [
         examined.finding(
-            "labels_reversed", seen, is_fault=is_fault, certain=certain, interval=in_order
+            "preferences_reversed",
+            seen,
+            figures.of,
+            is_fault=is_fault,
+            certain=certain,
+            interval=in_order,
         )
     ]
+
+
+def length_groups(figures: Learnt) -> list[PairGroup]:
+    """Return the groups of pairs whose better answer is the longer one, and the shorter one. A model that learnt length has
+    one of both in order, whatever its labels."""
+    groups = figures.by.groups if figures.by else []
+    return [group for group in groups if group.column == LONGER]
 
 
 def enough_pairs(examined: Examined, purpose: str) -> Learnt:
@@ -231,7 +327,7 @@ def surely_below_half(in_order: Interval, prompts: int) -> bool:
     hits = round(in_order.mean * prompts)
     outcomes = [True] * hits + [False] * (prompts - hits)
     each_prompt = map(str, range(prompts))
-    return is_below(share(outcomes, each_prompt).interval(SURE), HALF)
+    return claims.is_below(share(outcomes, each_prompt).interval(SURE), HALF)
 
 
 def group_reversed(examined: Examined) -> list[Finding]:
@@ -242,18 +338,35 @@ def group_reversed(examined: Examined) -> list[Finding]:
     if not examined.from_chat or moved_nothing(figures):
         return []
     findings = list[Finding]()
+    went_by_length = any(
+        claims.is_below(group.share, HALF) and claims.is_above(group.rest, HALF)
+        for group in length_groups(figures)
+    )
     for group in figures.by.groups:
         if group.is_reversed:
+            # as a third by length is, if the model learnt length
+            is_fault = not (went_by_length and group.column in LENGTH_COLUMNS)
             seen = f"reversed where {group_clause(group)}"
             finding = examined.finding(
-                "group_reversed", seen, certain=group.is_certain, interval=group.share
+                "group_reversed",
+                seen,
+                f"{group.pairs:,} pairs",
+                is_fault=is_fault,
+                certain=group.is_certain,
+                interval=group.share,
             )
             findings.append(finding)
     differing = [group for group in figures.by.groups if is_lower(group)]
     for group in sorted(differing, key=mean_of_group)[:SHOWN_GROUPS]:
         seen = f"fewer are in order where {group_clause(group)}"
         findings.append(
-            examined.finding("group_differs", seen, is_fault=False, interval=group.share)
+            examined.finding(
+                "group_differs",
+                seen,
+                f"{group.pairs:,} pairs",
+                is_fault=False,
+                interval=group.share,
+            )
         )
     return findings
 
@@ -261,11 +374,11 @@ def group_reversed(examined: Examined) -> list[Finding]:
 def group_clause(group: PairGroup) -> str:
     """`language = de: 1 of 42 pairs are in order, 96% of the rest`"""
     count = f"{group.right:g} of {group.pairs:,} pairs are in order"
-    return f"{group.column} = {group.value}: {count}, {group.rest.mean:.0%} of the rest"
+    return f"{group.name}: {count}, {group.rest.mean:.0%} of the rest"
 
 
 def is_lower(group: PairGroup) -> bool:
-    return not group.is_reversed and is_below(group.share, group.rest.low)
+    return not group.is_reversed and claims.is_below(group.share, group.rest.low)
 
 
 def mean_of_group(group: PairGroup) -> float:
@@ -282,11 +395,12 @@ def loops(examined: Examined) -> list[Finding]:
     after = [float(is_repetitive(examined.after.answers[prompt].answer)) for prompt in shared]
     before = [float(is_repetitive(examined.before.answers[prompt].answer)) for prompt in shared]
     rise = rise_of(before, after, 0.95)
-    if not is_above(rise, 0.0) or rise.mean <= MORE_LOOPS:
+    if not claims.is_above(rise, 0.0) or rise.mean <= MORE_LOOPS:
         return []
+    scope = f"{len(shared)} prompts"
     seen = f"it repeats itself in a loop in {fmean(after):.0%} of answers, {examined.before.title} in {fmean(before):.0%}"
-    certain = is_above(rise_of(before, after, SURE), MORE_LOOPS)
-    return [examined.finding("loops", seen, certain=certain, interval=rise)]
+    certain = claims.is_above(rise_of(before, after, SURE), MORE_LOOPS)
+    return [examined.finding("loops", seen, scope, certain=certain, interval=rise)]
 
 
 def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) -> Interval:
@@ -304,13 +418,14 @@ def far(examined: Examined) -> list[Finding]:
     is_fault = False
     if examined.readings and len(examined.readings.pairs) >= FEWEST:
         change = difference(examined.readings.before.nats, examined.readings.after.nats)
-        is_fault = is_below(change, -UNLIKELIER)
+        is_fault = claims.is_below(change, -UNLIKELIER)
     causes = None
     if examined.largest_rate is not None:
         rate = f"a learning rate of {examined.largest_rate:g}, by the training log beside the model"
         causes = [rate]
     seen = f"far from {examined.before.title}: {divergence.per_token:.2g} nats a token"
-    return [examined.finding("far", seen, is_fault=is_fault, causes=causes)]
+    scope = "its own answers"
+    return [examined.finding("far", seen, scope, is_fault=is_fault, causes=causes)]
 
 
 def figures_of(examined: Examined) -> dict[str, list[str]]:
@@ -338,14 +453,6 @@ def distance(examined: Examined, figures: Learnt) -> str:
     moved = f"{figures.moved['policy']:.2g} nats a token"
     divergence = examined.results.kl.get("policy")
     return f"{moved}, KL {divergence.per_token:.2g} a token" if divergence else moved
-
-
-def is_below(interval: Interval, value: float) -> bool:
-    return word_of(interval, value) is Word.worse
-
-
-def is_above(interval: Interval, value: float) -> bool:
-    return word_of(interval, value) is Word.better
 
 
 def share_of(probabilities: Sequence[float]) -> Interval:

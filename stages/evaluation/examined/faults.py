@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from stages.config.errors import UserError
-from stages.evaluation.examined import behaviour, forms, weights
+from stages.evaluation.examined import behaviour, folder_keys, forms, weights
 from stages.evaluation.examined.finding import (
     TEXTS,
     CheckRecord,
@@ -18,6 +18,7 @@ Check = Callable[[Examined], list[Finding]]
 CHECKS: dict[str, Check] = {
     each.__name__: each
     for each in (
+        folder_keys.folder_keys,
         forms.template_missing,
         forms.template_changed,
         forms.tokenizer_changed,
@@ -26,7 +27,7 @@ CHECKS: dict[str, Check] = {
         weights.unchanged,
         weights.merged_twice,
         weights.merged_at_another_scale,
-        weights.started_elsewhere,
+        weights.points_elsewhere,
         weights.rows_untrained,
         behaviour.ends,
         behaviour.other_form,
@@ -41,7 +42,7 @@ CHECKS: dict[str, Check] = {
 
 
 def examine(examined: Examined) -> Examination:
-    """Run all checks, and return what they found."""
+    """Run all checks, and return what they found. What two checks see is told once."""
     findings = list[Finding]()
     records = list[CheckRecord]()
     for name, check in CHECKS.items():
@@ -58,6 +59,9 @@ def examine(examined: Examined) -> Examination:
         findings += of_check
         texts = TEXTS["checks"][name]
         records.append(CheckRecord(name, texts["compares"], texts["blind"], state, reason))
+    of_keys = [finding for finding in findings if finding.key]
+    others = [finding for finding in findings if not finding.key]
+    findings = folder_keys.without_repeats(of_keys, others) + others
     findings.sort(key=order_of)
     return Examination(findings, records)
 

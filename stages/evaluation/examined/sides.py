@@ -9,11 +9,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.installation import program
+from stages.evaluation import claims
 from stages.evaluation.examined.answer_readings import Readings
-from stages.evaluation.examined.finding import TEXTS, Finding
+from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding
+from stages.evaluation.folders.difference import Row
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Results
-from stages.models.contract import Contract, generation_stops, load_contract
+from stages.models.contract import Contract, load_contract, served_stops
 from stages.models.loading import count_embedding_rows, load_tokenizer
 from stages.models.rendering import GOLDEN
 from stages.store.records import Candidate, Message, Pair
@@ -51,7 +53,7 @@ class Side:
     @property
     def stops(self) -> list[str]:
         """The tokens at which servers stop, by the files that came."""
-        ids = generation_stops(self.came, self.tokenizer)
+        ids = served_stops(self.came, self.tokenizer)
         return [str(self.tokenizer.convert_ids_to_tokens(i)) for i in ids]
 
     def facts(self) -> dict[str, str]:
@@ -74,7 +76,8 @@ class Examined:
     was. `merged_adapter`: that of an adapter beside weights that were merged elsewhere, which lie in `merged_weights` if
     they are not the examined ones. `results`: those of the
     evaluation. `readings`: likelihoods of the preferences' answers; None if no template could render them.
-    `largest_rate`: the largest learning rate in a training log beside the model."""
+    `largest_rate`: the largest learning rate in a training log beside the model. `folder_rows`: the differences of both
+    folders, key by key, under `folder_titles`."""
 
     before: Side
     after: Side
@@ -86,6 +89,8 @@ class Examined:
     merged_weights: Path | None = None
     largest_rate: float | None = None
     again: str = ""
+    folder_rows: Sequence[Row] = ()
+    folder_titles: Sequence[str] = ()
 
     @property
     def from_chat(self) -> bool:
@@ -101,13 +106,15 @@ class Examined:
         self,
         name: str,
         seen: str,
+        scope: str,
         *,
         is_fault: bool = True,
         certain: bool = False,
         interval: Interval | None = None,
         causes: Sequence[str] | None = None,
     ) -> Finding:
-        """Return the finding of this name in finding.yaml. `causes`: in place of those in the file."""
+        """Return the finding of this name in finding.yaml. `scope`: by what it was `seen`. `causes`: in place of those in
+        the file."""
         texts = TEXTS["findings"][name]
         words = {
             "program": shlex.join(program()),
@@ -119,9 +126,7 @@ class Examined:
         listed = texts["causes"] if causes is None else causes
         return Finding(
             name,
-            seen,
-            is_fault,
-            certain,
+            claims.finding(seen, scope, is_fault=is_fault, is_certain=certain),
             interval,
             [cause.format(**words) for cause in listed],
             texts["apart"].format(**words),
@@ -131,4 +136,4 @@ class Examined:
         """Return a fault that the files prove, as a list; empty if nothing was `seen`."""
         if not seen:
             return []
-        return [self.finding(name, seen, certain=True)]
+        return [self.finding(name, seen, OF_FILES, certain=True)]

@@ -1,6 +1,5 @@
 """Faults of weights: nothing was trained, it is another model's training, an adapter counts twice, rows are untrained."""
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -8,9 +7,10 @@ from statistics import median
 import torch
 
 from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
-from stages.evaluation.examined.finding import Finding
+from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
-from stages.evaluation.examined.stored_weights import StoredWeights
+from stages.evaluation.folders.tensor_names import LAYER
+from stages.evaluation.stored_tensors import StoredTensors, spread
 from stages.models.loading import locate_output_embedding
 
 COMPARED = 12  # matrices of a model whose directions are compared
@@ -32,26 +32,24 @@ def not_whole(examined: Examined) -> list[Finding]:
 def unchanged(examined: Examined) -> list[Finding]:
     """Find a model in which no tensor differs from the start's: no matrix, norm or bias."""
     before, after = (
-        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+        StoredTensors.of_folder(side.came) for side in (examined.before, examined.after)
     )
-    if before.names != after.names:
+    if before.shapes != after.shapes:
         return []
     is_rounded = False
-    for name in after.names:
-        old, new = before[name], after[name]
-        if old.shape != new.shape:
-            return []
+    for name in after.shapes:
+        old, new = before.matrix(name), after.matrix(name)
         if torch.equal(old, new):
             continue
         if not torch.equal(old.bfloat16().float(), new):
             return []
         is_rounded = True
     rounding = ", rounded to bf16" if is_rounded else ""
-    seen = f"all {len(after.names)} tensors are those of {examined.before.title}{rounding}"
+    seen = f"all {len(after.shapes)} tensors are those of {examined.before.title}{rounding}"
     return examined.fact("unchanged", seen)
 
 
-def started_elsewhere(examined: Examined) -> list[Finding]:
+def points_elsewhere(examined: Examined) -> list[Finding]:
     """Find a model that is no training of `before`. The reference of a preference loss is the model that the training
     started from, or under an adapter the model below it: if that is not `before`, its reference was not either."""
     if examined.adapter:
@@ -59,30 +57,32 @@ def started_elsewhere(examined: Examined) -> list[Finding]:
         if all_hold(below, 0.0) or all_hold(below, typical_times(below)):
             return []
         seen = f"its adapter stands on other weights than those of {examined.before.title}"
-        return examined.fact("started_elsewhere", seen)
+        return examined.fact("points_elsewhere", seen)
     before, after = (
-        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+        StoredTensors.of_folder(side.came) for side in (examined.before, examined.after)
     )
     cosines = list[float]()
     for name in matrices_of_both(before, after):
-        old, new = before[name].flatten(), after[name].flatten()
+        old, new = before.matrix(name).flatten(), after.matrix(name).flatten()
         cosines.append(float(torch.cosine_similarity(old, new, 0)))
-    typical = median(cosines or [0.0])
+    if not cosines:
+        raise NotEnough("no matrix has the same name and shape in both models")
+    typical = median(cosines)
     if typical >= ALIKE:
         return []
     seen = f"its matrices point elsewhere than those of {examined.before.title}: a cosine of {typical:.2f}"
-    return examined.fact("started_elsewhere", seen)
+    return examined.fact("points_elsewhere", seen)
 
 
 def update_figures(examined: Examined) -> dict[str, list[str]]:
     """Return size and rank of the change of some matrices, as a figure of both models: an adapter's rank is low."""
     before, after = (
-        StoredWeights.of_folder(side.came) for side in (examined.before, examined.after)
+        StoredTensors.of_folder(side.came) for side in (examined.before, examined.after)
     )
     sizes, ranks = list[float](), list[int]()
     for name in matrices_of_both(before, after):
-        old = before[name]
-        change = after[name] - old
+        old = before.matrix(name)
+        change = after.matrix(name) - old
         sizes.append(float(change.norm() / old.norm().clamp(min=1e-30)))
         ranks.append(rank_of(change))
     if not sizes:
@@ -99,12 +99,14 @@ def rank_of(matrix: torch.Tensor) -> int:
     return int((values > NEGLIGIBLE * values.max()).sum()) if values.max() > 0 else 0
 
 
-def matrices_of_both(before: StoredWeights, after: StoredWeights) -> list[str]:
-    """Return the names of some matrices in the layers of both models, of equal shape."""
-    names = [name for name in sorted(before.names) if "layers" in name and name in after]
-    matrices = [name for name in names if len(before.shape(name)) == 2]
-    chosen = matrices[:: max(1, len(matrices) // COMPARED)]
-    return [name for name in chosen if before.shape(name) == after.shape(name)]
+def matrices_of_both(before: StoredTensors, after: StoredTensors) -> list[str]:
+    """Return the names of some matrices of both models, of equal shape. Embeddings are left to other checks."""
+    names = list[str]()
+    for name, shape in sorted(before.shapes.items()):
+        is_in_layer = LAYER.search(name) is not None
+        if is_in_layer and len(shape) == 2 and after.shapes.get(name) == shape:
+            names.append(name)
+    return spread(names, COMPARED)
 
 
 def merged_twice(examined: Examined) -> list[Finding]:
@@ -127,7 +129,7 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
     if not examined.merged_adapter:
         return []
     weights = examined.merged_weights or examined.after.came
-    changes = read_changes(examined.merged_adapter, examined.before.came, weights)
+    changes = compared_changes(examined.merged_adapter, examined.before.came, weights)
     if all_hold(changes, 1.0):
         return []
     merged = [change for change in changes if change.holds(1.0)]
@@ -138,7 +140,7 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
     times = typical_times(changes)
     if not all_hold(changes, times):
         seen = f"its weights are not those of {examined.before.title} with the adapter beside them"
-        return [examined.finding("merged_at_another_scale", seen, is_fault=False)]
+        return [examined.finding("merged_at_another_scale", seen, OF_FILES, is_fault=False)]
     seen = (
         f"its weights hold {times:.3g} times the change of the adapter beside them, alpha / r · BA"
     )
@@ -148,13 +150,21 @@ def merged_at_another_scale(examined: Examined) -> list[Finding]:
 def changes_below_adapter(examined: Examined) -> list[LayerChange]:
     """Return by layer the adapter's change, and the change from `before` to the weights that the adapter stands on."""
     assert examined.adapter
-    merged = read_changes(examined.adapter, examined.before.came, examined.after.came)
-    return [replace(each, of_weights=each.of_weights - each.by_adapter) for each in merged]
+    merged = compared_changes(examined.adapter, examined.before.came, examined.after.came)
+    return [change.below_adapter() for change in merged]
+
+
+def compared_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
+    """Return the changes of some layers. Raise NotEnough if no layer can be compared."""
+    changes = read_changes(adapter, before, after)
+    if not changes:
+        raise NotEnough("no layer of its adapter is a matrix in both models")
+    return changes
 
 
 @cache
 def read_changes(adapter: Path, before: Path, after: Path) -> list[LayerChange]:
-    weights = (StoredWeights.of_folder(folder) for folder in (before, after))
+    weights = (StoredTensors.of_folder(folder) for folder in (before, after))
     return [*layer_changes(adapter, *weights)]
 
 
@@ -173,7 +183,7 @@ def rows_untrained(examined: Examined) -> list[Finding]:
     if place is None:
         return []
     file, name = place
-    rows = StoredWeights.of_file(file)[name]
+    rows = StoredTensors([file]).matrix(name)
     mean = rows.mean(0)
     usual = float((rows[:SAMPLED] - mean).norm(dim=1).median())
     ids = {i for turns in examined.conversations[:3] for i in contract.prompt(turns[:-1])}

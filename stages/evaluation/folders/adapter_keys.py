@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from stages.config.errors import UserError
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.adapter_layers import layer_update
+from stages.evaluation.folders.difference import Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.stored_tensors import StoredTensors
 from stages.evaluation.folders.tensor_keys import (
     NONE,
     RANKED,
@@ -19,20 +17,23 @@ from stages.evaluation.folders.tensor_keys import (
     percent,
 )
 from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
-from stages.models.adapter_folder import Adapter, read_adapter
-from stages.models.adapter_product import PREFIX, magnitude_names, weight_change
+from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.models.adapter_folder import Adapter, ends_with_any, read_adapter
+from stages.models.adapter_product import MAGNITUDE, PREFIX
 from stages.models.safe_folder import read_json
 from stages.store.source_files import ADAPTER_CONFIG
 
 SAVED = ".modules_to_save"
 NO_ADAPTER = "no adapter"
-OUTWEIGHS = 1.0  # an adapter as long as the weights below
+OTHER_BASES = ("pissa", "olora", "loftq", "corda")  # initial values that are taken out of the base
+NARROWING = ("layers_to_transform", "exclude_modules", "target_parameters")
+LARGE = 0.3  # of the length of the changed weights: adapters that were trained soundly add a tenth or less
 
 
 def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
     """Return what an adapter does to the weights below it."""
     assert model.adapter
-    tensors, below = StoredTensors(model.adapter), StoredTensors(model.place)
+    tensors, below = StoredTensors.of_folder(model.adapter), StoredTensors.of_folder(model.place)
     differences = base_differences(start, model)
     try:
         adapter = read_adapter(model.adapter)
@@ -59,7 +60,7 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
     if model.place.resolve() == start.place.resolve():
         text = f"{named}, which is not a folder here"
         return [row_difference("adapter: base", f"read over {start.place}", text, Level.differs)]
-    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
     change, whole = 0.0, 0.0
     for name in sorted(old.files.keys() & new.files.keys()):
         figures = tensor_figures(old, new, name)
@@ -78,8 +79,22 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
 def setting_differences(adapter: Adapter) -> list[Difference]:
     """Return the scale of an adapter, and its keys that change how it is added."""
     differences = [row_difference("adapter: scale", NO_ADAPTER, scale_text(adapter), Level.differs)]
-    if adapter.config.get("use_dora"):
+    has_magnitudes = any(MAGNITUDE in name for name in adapter.shapes)
+    uses_magnitudes = bool(adapter.config.get("use_dora"))
+    if has_magnitudes != uses_magnitudes:
+        have = "some" if has_magnitudes else "no"
+        text = f"use_dora {str(uses_magnitudes).lower()}, and {have} tensors of magnitudes"
+        differences.append(row_difference("adapter: magnitudes", NO_ADAPTER, text, Level.changes))
+    elif uses_magnitudes:
         differences.append(row_difference("adapter: use_dora", NO_ADAPTER, "true", Level.differs))
+    begins = adapter.config.get("init_lora_weights")
+    if str(begins).startswith(OTHER_BASES):
+        row = row_difference("adapter: init_lora_weights", NO_ADAPTER, str(begins), Level.changes)
+        differences.append(row)
+    revision = adapter.config.get("revision")
+    if revision:
+        text = value_text(revision)
+        differences.append(row_difference("adapter: revision", NO_ADAPTER, text, Level.differs))
     unused = list[str]()
     for field in ("rank_pattern", "alpha_pattern"):
         used = {adapter.pattern_of(field, name) for name in adapter.adapted_names}
@@ -114,7 +129,33 @@ def layer_differences(adapter: Adapter, below: StoredTensors) -> list[Difference
         differences.append(
             row_difference("adapter: without a place", NONE, examples(missing), Level.breaks)
         )
+    absent = layers_without_tensors(adapter, below)
+    if absent:
+        text = f"{len(absent)} of {len(absent) + len(adapter.factors)}, as {absent[0]}"
+        differences.append(row_difference("adapter: layers without it", NONE, text, Level.changes))
     return differences
+
+
+def layers_without_tensors(adapter: Adapter, below: StoredTensors) -> list[str]:
+    """Return the layers that `target_modules` names and for which the adapter has no tensors; [] where other keys choose
+    among them."""
+    config = adapter.config
+    targets = config.get("target_modules")
+    is_narrowed = any(config.get(key) for key in NARROWING)
+    if is_narrowed or not isinstance(targets, list | str) or targets == "all-linear":
+        return []
+    absent = list[str]()
+    for name in sorted(below.files):
+        module = name.removesuffix(".weight")
+        if module == name or module in adapter.factors or len(below.shapes[name]) != 2:
+            continue
+        if isinstance(targets, str):
+            is_named = adapter.matches("target_modules", targets, targets, module)
+        else:
+            is_named = ends_with_any(module, targets)
+        if is_named:
+            absent.append(module)
+    return absent
 
 
 def update_differences(
@@ -122,12 +163,16 @@ def update_differences(
 ) -> list[Difference]:
     """Return size and rank of what an adapter adds, layers without any effect, and what it replaces."""
     change, whole = 0.0, 0.0
-    directions, sides, idle = list[int](), list[int](), list[str]()
+    directions, sides = list[int](), list[int]()
+    idle, unfit = list[str](), list[str]()
     modules = [module for module in sorted(adapter.factors) if f"{module}.weight" in below]
-    ranked = {*modules[:: max(1, -(-len(modules) // RANKED))]}
+    ranked = {*spread(modules, RANKED)}
     for module in modules:
         weight = below.matrix(f"{module}.weight")
         update = layer_update(adapter, tensors, module, weight)
+        if update is None:
+            unfit.append(module)
+            continue
         length = float(update.double().square().sum())
         change += length
         whole += float(weight.double().square().sum())
@@ -137,8 +182,10 @@ def update_differences(
             directions.append(count_directions(update))
             sides.append(min(update.shape))
     differences = list[Difference]()
-    if modules:
-        level = Level.changes if change >= OUTWEIGHS * whole else Level.differs
+    if unfit:
+        differences.append(row_difference("adapter: shape", NONE, examples(unfit), Level.breaks))
+    if whole:
+        level = Level.changes if change >= LARGE**2 * whole else Level.differs
         text = f"{percent(change, whole)} of the changed weights"
         differences.append(row_difference("adapter: change", NO_ADAPTER, text, level))
     if idle:
@@ -148,29 +195,6 @@ def update_differences(
     if directions:
         differences.append(directions_difference("adapter", directions, sides))
     return [*differences, *replaced_differences(tensors, below)]
-
-
-def layer_update(adapter: Adapter, tensors: StoredTensors, module: str, weight: Tensor) -> Tensor:
-    """Return what an adapter adds to the weight of one layer."""
-    first, second = factor_matrices(tensors, module)
-    magnitude = None
-    for name in magnitude_names(module):
-        if name in tensors:
-            magnitude = tensors.matrix(name)
-    return weight_change(adapter, module, first, second, weight, magnitude)
-
-
-def factor_matrices(tensors: StoredTensors, module: str) -> list[Tensor]:
-    """Return the matrices A and B of a layer."""
-    matrices = list[Tensor]()
-    for letter in "AB":
-        names = [
-            f"{PREFIX}{module}.lora_{letter}.weight",
-            f"{PREFIX}{module}.lora_embedding_{letter}",
-        ]
-        [name] = [name for name in names if name in tensors]
-        matrices.append(tensors.matrix(name))
-    return matrices
 
 
 def replaced_differences(tensors: StoredTensors, below: StoredTensors) -> list[Difference]:

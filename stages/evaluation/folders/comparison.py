@@ -29,6 +29,8 @@ def folder_differences(start: ModelFolder, model: ModelFolder) -> list[Differenc
         try:
             differences += find(start, model)
         except Exception as error:  # a damaged file may raise any exception
+            if model.has_unreadable_weights and str(error) == model.config_problem:
+                continue
             reason = value_text(" ".join(str(error).split()) or type(error).__name__)
             if reason not in [each.model for each in differences]:
                 differences.append(row_difference(key, "read", reason, Level.breaks))

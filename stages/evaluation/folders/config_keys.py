@@ -23,7 +23,7 @@ def config_differences(start: ModelFolder, model: ModelFolder) -> list[Differenc
     if not model.is_gguf and not raw:
         return [row_difference(CONFIG, "there", "missing", Level.breaks)]
     differences = list[Difference]()
-    if model.config is None:
+    if model.config is None and not model.has_unreadable_weights:
         text = value_text(model.config_problem)
         differences.append(row_difference(CONFIG, "read", text, Level.breaks))
     if start.config is None or model.config is None:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
+from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.loading import describe_gguf, load_config, load_tokenizer
 from stages.models.safe_folder import read_json
 
@@ -57,6 +58,11 @@ class ModelFolder:
         except UserError as error:
             self.config_problem = str(error)
             return None
+
+    @cached_property
+    def has_unreadable_weights(self) -> bool:
+        """True if a file of weights cannot be read: these have a row of their own, and fit no config."""
+        return not self.is_gguf and bool(StoredTensors.of_folder(self.place).problems)
 
     def read_settings(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file of settings; {} without the file. Raise UserError if it is not an object."""

@@ -1,16 +1,22 @@
 """Differences of the weights: types, missing tensors, rows that are zero or not finite, few values, size and rank."""
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, median_low
 
+from stages.evaluation.folders.config_fit import fit_differences
 from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.embedding_rows import lost_rows, new_row_differences
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.stored_tensors import StoredTensors
+from stages.evaluation.folders.moved_tensors import (
+    constant_differences,
+    moved_differences,
+    scaled_differences,
+)
+from stages.evaluation.folders.tensor_names import LAYER, is_embedding, is_head, kind_of
 from stages.evaluation.folders.tensor_statistics import (
     SHOWN_ROWS,
     TensorFigures,
@@ -20,21 +26,9 @@ from stages.evaluation.folders.tensor_statistics import (
     rankable_names,
     tensor_figures,
 )
+from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.rounding import INDEX
 
-HEADS = ("lm_head.weight", "embed_out.weight")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-LAYER = re.compile(r"\.(\d+)\.")
-# parts of a model by a pattern in the names of their tensors; the first that fits counts
-KINDS = {
-    "biases": r"\.bias$",
-    "norms": r"norm|\bln_|layernorm",
-    "head": r"lm_head|embed_out",
-    "embedding": r"embed|\bwte\b|\bwpe\b",
-    "attention": r"attn|attention",
-    "feed-forward": r"mlp|ffn|feed_forward|experts|dense",
-}
-OTHER_KIND = "others"
 RANKED = 12  # matrices whose change is taken apart
 FEW_VALUES = 28.0  # of 32 side by side: bf16 has 31.6, int8 29, 6 bits and fp8 fewer than 26
 FEWER = 0.92  # of the start's number
@@ -42,6 +36,7 @@ MORE_ZEROS = 0.05
 LARGER = 10.0  # times the start's largest weight of a matrix
 POINTS_ELSEWHERE = 0.5  # cosine
 NONE = "none"
+OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 # places of the output head
 TIED = "tied to the embedding"
 COPIED = "tied to the embedding, and the same in the file"
@@ -51,30 +46,38 @@ NOWHERE = "neither tied nor in the file"
 
 def weight_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
     """Return the differences of the weights of two folders."""
-    old, new = StoredTensors(start.place), StoredTensors(model.place)
+    old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
     differences = file_differences(start.place, model.place, old, new)
     if not new.files:
         return differences
     differences += name_differences(old, new, model)
     differences += type_differences(old, new)
     differences += head_differences(start, model, old, new)
+    differences += fit_differences(start, model, old, new)
+    differences += new_row_differences(model, old, new)
     figures = [tensor_figures(old, new, name) for name in sorted(new.files)]
-    return differences + figure_differences(old, new, figures, start.title)
+    return differences + figure_differences(start, model, old, new, figures)
 
 
 def figure_differences(
-    old: StoredTensors, new: StoredTensors, figures: Sequence[TensorFigures], start_title: str
+    start: ModelFolder,
+    model: ModelFolder,
+    old: StoredTensors,
+    new: StoredTensors,
+    figures: Sequence[TensorFigures],
 ) -> list[Difference]:
     """Return what the figures of all tensors tell."""
     shared = [each for each in figures if each.before]
     return [
         *not_finite_differences(figures),
-        *zero_row_differences(shared),
+        *zero_row_differences(model, shared),
         *zero_differences(shared),
         *value_differences(shared),
         *largest_differences(shared),
-        *turned_differences(shared),
-        *change_differences(old, new, shared, start_title),
+        *turned_differences(old, new, shared),
+        *scaled_differences(shared),
+        *constant_differences(old, new, shared),
+        *change_differences(old, new, shared, start.title),
     ]
 
 
@@ -82,13 +85,23 @@ def file_differences(
     start: Path, model: Path, old: StoredTensors, new: StoredTensors
 ) -> list[Difference]:
     """Return the files of weights that are missing or cannot be read."""
+    differences = list[Difference]()
     problems = [*new.problems, *missing_shards(model)]
     if not new.files and not problems:
         problems = ["no *.safetensors"]
-    if not problems:
-        return []
-    earlier = "; ".join([*old.problems, *missing_shards(start)]) or "all read"
-    return [row_difference("weights: files", earlier, "; ".join(problems[:3]), Level.breaks)]
+    if problems:
+        earlier = "; ".join([*old.problems, *missing_shards(start)]) or "all read"
+        text = "; ".join(problems[:3])
+        differences.append(row_difference("weights: files", earlier, text, Level.breaks))
+    if new.repeated:
+        name, files = next(iter(new.repeated.items()))
+        text = f"{len(new.repeated):,} tensors, as {name} in {' and '.join(files)}"
+        differences.append(row_difference("weights: in two files", NONE, text, Level.changes))
+    others = sorted(path.name for path in model.iterdir() if path.suffix in OTHER_FORMATS)
+    if others:
+        text = ", ".join(others[:3])
+        differences.append(row_difference("weights: other formats", NONE, text, Level.differs))
+    return differences
 
 
 def missing_shards(folder: Path) -> list[str]:
@@ -109,11 +122,9 @@ def name_differences(
     missing = [
         name
         for name in sorted(old.files.keys() - new.files.keys())
-        if not name.endswith(HEADS) and not is_beyond_layers(name, layers)
+        if not is_head(name) and not is_beyond_layers(name, layers)
     ]
-    further = [
-        name for name in sorted(new.files.keys() - old.files.keys()) if not name.endswith(HEADS)
-    ]
+    further = [name for name in sorted(new.files.keys() - old.files.keys()) if not is_head(name)]
     reshaped = [
         name
         for name in sorted(old.files.keys() & new.files.keys())
@@ -174,7 +185,13 @@ def head_differences(
     before, after = head_text(start, old), head_text(model, new)
     if before == after or not after:
         return []
-    if after in (TIED, IN_FILE):
+    if before == IN_FILE and after == TIED:
+        level = Level.changes
+    elif before == TIED and after == IN_FILE:
+        change, length = head_distance(new)
+        after = f"{after}, {percent(change, length)} from the embedding"
+        level = Level.changes if change >= length else Level.differs
+    elif after in (TIED, IN_FILE):
         level = Level.differs
     elif after == COPIED:
         return [row_difference("weights: copy of the head", before, after, Level.differs)]
@@ -185,8 +202,8 @@ def head_differences(
 
 def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
     """Return where a model's output head comes from; '' if its names or its config are not known."""
-    embedding = next((name for name in tensors.files if name.endswith(EMBEDDINGS)), None)
-    head = next((name for name in tensors.files if name.endswith(HEADS)), None)
+    embedding = next((name for name in tensors.files if is_embedding(name)), None)
+    head = next((name for name in tensors.files if is_head(name)), None)
     if embedding is None or folder.config is None:
         return ""
     is_tied = folder.config.get_text_config().tie_word_embeddings
@@ -196,13 +213,24 @@ def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
         return IN_FILE
     if tensors.shapes[head] != tensors.shapes[embedding]:
         return f"{TIED}; the file has one of another shape"
-    distance, length = 0.0, 0.0
-    for first, second in zip(tensors.blocks(embedding), tensors.blocks(head), strict=True):
-        distance += float((first.float() - second.float()).square().sum())
-        length += float(first.float().square().sum())
+    distance, length = head_distance(tensors)
     if not distance:
         return COPIED
     return f"{TIED}; the file has another, {percent(distance, length)} from it"
+
+
+def head_distance(tensors: StoredTensors) -> tuple[float, float]:
+    """Return the squared length of the difference of embedding and head, and that of the embedding. Both are there and
+    have one shape, or nothing is known: 0 of 0."""
+    embedding = next((name for name in tensors.files if is_embedding(name)), "")
+    head = next((name for name in tensors.files if is_head(name)), "")
+    distance, length = 0.0, 0.0
+    if tensors.shapes.get(embedding) != tensors.shapes.get(head):
+        return distance, length
+    for first, second in zip(tensors.blocks(embedding), tensors.blocks(head), strict=True):
+        distance += float((first.float() - second.float()).square().sum())
+        length += float(first.float().square().sum())
+    return distance, length
 
 
 def percent(square: float, square_of_whole: float) -> str:
@@ -210,7 +238,7 @@ def percent(square: float, square_of_whole: float) -> str:
     if not square_of_whole:
         return "from zero" if square else "0%"
     share = 100 * (square / square_of_whole) ** 0.5
-    return f"{share:.0f}%" if share >= 100 else f"{share:.2g}%"
+    return f"{share:.0f}%" if share >= 99.5 else f"{share:.2g}%"
 
 
 def not_finite_differences(figures: Sequence[TensorFigures]) -> list[Difference]:
@@ -234,9 +262,9 @@ def rows_text(rows_by_name: dict[str, list[int]]) -> str:
     return f"{count:,} row{'s' if count > 1 else ''} in {tensors} tensor{'s' if tensors > 1 else ''}, as {row_list} of {name}"
 
 
-def zero_row_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+def zero_row_differences(model: ModelFolder, shared: Sequence[TensorFigures]) -> list[Difference]:
     """Return the rows of matrices that are zero, and were not in the start."""
-    rows = {each.name: each.new_zero_rows for each in shared if each.is_matrix}
+    rows = lost_rows(model, shared)
     if not any(rows.values()):
         return []
     earlier = {
@@ -299,15 +327,20 @@ def growth(grown: tuple[float, TensorFigures]) -> float:
     return grown[0]
 
 
-def turned_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
-    """Return the matrices that point elsewhere than the start's."""
+def turned_differences(
+    old: StoredTensors, new: StoredTensors, shared: Sequence[TensorFigures]
+) -> list[Difference]:
+    """Return the matrices that point elsewhere than the start's, and what they are of the start."""
     matrices = [each for each in shared if each.is_matrix]
     turned = [each for each in matrices if each.cosine < POINTS_ELSEWHERE and each.square]
     if not turned:
         return []
     least = min(turned, key=cosine_of)
     text = f"{len(turned)} of {len(matrices)} matrices, as {least.name} with a cosine of {least.cosine:.2f}"
-    return [row_difference("weights: turned", NONE, text, Level.changes)]
+    return [
+        *moved_differences(old, new, turned),
+        row_difference("weights: turned", NONE, text, Level.changes),
+    ]
 
 
 def cosine_of(figures: TensorFigures) -> float:
@@ -328,15 +361,32 @@ def change_differences(
     sizes = "; ".join(sizes_by_kind(shared))
     text = f"{percent(change, whole)}: {sizes}"
     differences = [row_difference("weights: change", "", text, Level.differs)]
+    differences += layer_differences(shared)
     directions = list[int]()
     sides = list[int]()
-    for name in rankable_names(old, [*shared], RANKED):
+    for name in rankable_names(shared, RANKED):
         matrix = changed_matrix(old, new, name)
         directions.append(count_directions(matrix))
         sides.append(min(matrix.shape))
     if directions:
         differences.append(directions_difference("weights", directions, sides))
     return differences
+
+
+def layer_differences(shared: Sequence[TensorFigures]) -> list[Difference]:
+    """Return the layers that are the start's, if others changed: as where layers were frozen, or half of an adapter was
+    merged."""
+    changes = defaultdict[int, float](float)
+    for each in shared:
+        match = LAYER.search(each.name)
+        if match:
+            changes[int(match[1])] += each.change
+    unchanged = [str(layer) for layer in sorted(changes) if not changes[layer]]
+    if not unchanged or len(unchanged) == len(changes):
+        return []
+    numbers = ", ".join(unchanged[:8]) + ("…" if len(unchanged) > 8 else "")
+    text = f"{len(unchanged)} of {len(changes)}: {numbers}"
+    return [row_difference("weights: unchanged layers", "", text, Level.differs)]
 
 
 def directions_difference(part: str, directions: Sequence[int], sides: Sequence[int]) -> Difference:
@@ -371,11 +421,3 @@ def relative_to(changes: dict[str, float], wholes: dict[str, float]) -> Callable
         return changes[kind] / max(wholes[kind], 1e-30)
 
     return size
-
-
-def kind_of(name: str) -> str:
-    """Return the part of a model that a tensor belongs to."""
-    for kind, pattern in KINDS.items():
-        if re.search(pattern, name):
-            return kind
-    return OTHER_KIND

@@ -1,12 +1,12 @@
 """Figures of one tensor beside the start's tensor of the same name, from one pass over both; and of a change's rank."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from stages.evaluation.folders.stored_tensors import StoredTensors
+from stages.evaluation.stored_tensors import StoredTensors, spread
 
 GROUP = 32  # weights side by side whose different values are counted
 GROUPED_ROWS = 64  # rows of a matrix in which they are counted
@@ -137,11 +137,11 @@ def count_directions(change: Tensor) -> int:
     return int(enough[0]) + 1 if len(enough) else full
 
 
-def rankable_names(start: StoredTensors, figures: list[TensorFigures], most: int) -> Iterator[str]:
-    """Yield the names of some changed matrices of the same shape in both, spread over the model."""
+def rankable_names(figures: Sequence[TensorFigures], most: int) -> list[str]:
+    """Return the names of some changed matrices of the same shape in both, spread over the model."""
     changed = list[str]()
     for each in figures:
         is_same_shape = each.before is not None and each.before.rows == each.rows
         if each.is_matrix and is_same_shape and each.change and each.elements <= LARGEST_RANKED:
             changed.append(each.name)
-    yield from changed[:: max(1, -(-len(changed) // most))]
+    return spread(changed, most)

@@ -1,6 +1,7 @@
 """Differences of tokenizer, special tokens, stops and chat template, by what they make of the same texts."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +11,9 @@ from stages.evaluation.folders.config_keys import CONFIG, GENERATION
 from stages.evaluation.folders.difference import NOT_SET, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import TOKENIZER, ModelFolder
+from stages.evaluation.folders.tensor_names import is_embedding
+from stages.evaluation.stored_tensors import StoredTensors
+from stages.models.contract import served_stops
 from stages.models.loading import count_embedding_rows, tokens_without_row
 from stages.models.rendering import GOLDEN, end_after, render
 from stages.store.text_units import count_shared_prefix
@@ -22,6 +26,8 @@ SAMPLES = [
     "def f(x):\n    return x ** 2  # squared",
 ]
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+# of an added token: left out of answers, takes the white space at its sides, only as a word, in texts as they are
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 SHORT = 512  # tokens: many prompts are longer
 LARGEST_LENGTH = 1 << 40  # transformers writes 1e30 where no length is set
 SHOWN = 48  # characters of a difference between two renderings
@@ -35,6 +41,7 @@ def tokenizer_differences(start: ModelFolder, model: ModelFolder) -> list[Differ
         *vocabulary_differences(first, second),
         *text_differences(first, second),
         *special_differences(first, second),
+        *flag_differences(first, second),
         *length_differences(first, second),
         *file_differences(start, model),
         *template_differences(first, second),
@@ -93,9 +100,12 @@ def vocabulary_differences(
 def text_differences(
     first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase
 ) -> list[Difference]:
-    """Return what the tokenizers make of the sample texts: their tokens, the texts of these, and what is put around."""
+    """Return what the tokenizers make of the sample texts, and of a conversation in the start's template: their tokens,
+    the texts of these, and what is put around."""
     differences = list[Difference]()
-    for text in SAMPLES:
+    conversation = rendered(first, 0)
+    samples = SAMPLES if conversation in (NOT_SET, REFUSED) else [*SAMPLES, conversation]
+    for text in samples:
         old, new = pieces(first, text), pieces(second, text)
         if old != new:
             shared = count_shared_prefix(old, new)
@@ -159,11 +169,42 @@ def special_differences(
     for name in (*SPECIAL, "padding_side", "truncation_side"):
         old, new = getattr(first, name, None), getattr(second, name, None)
         if old != new:
-            level = Level.changes if name == "truncation_side" else Level.differs
+            is_lost_end = name == "eos_token" and new is None
+            is_change = is_lost_end or name == "truncation_side"
+            level = Level.changes if is_change else Level.differs
             differences.append(
                 row_difference(f"tokenizer: {name}", value_text(old), value_text(new), level)
             )
     return differences
+
+
+def flag_differences(
+    first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase
+) -> list[Difference]:
+    """Return the tokens that both have and read, or leave out of answers, in another way."""
+    old, new = flags_by_token(first), flags_by_token(second)
+    tokens = sorted(token for token in old.keys() & new.keys() if old[token] != new[token])
+    if not tokens:
+        return []
+    token = tokens[0]
+    names = [name for name in FLAGS if old[token][name] != new[token][name]]
+    before, after = (flags_text(token, names, flags[token]) for flags in (old, new))
+    if len(tokens) > 1:
+        after += f", of {len(tokens)} such"
+    return [row_difference("tokenizer: flags", before, after, Level.changes)]
+
+
+def flags_text(token: str, names: Sequence[str], flags: dict[str, bool]) -> str:
+    values = ", ".join(f"{name} {value_text(flags[name])}" for name in names)
+    return f"{token}: {values}"
+
+
+def flags_by_token(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, bool]]:
+    """Return the flags of all added tokens."""
+    flags = dict[str, dict[str, bool]]()
+    for token in tokenizer.added_tokens_decoder.values():
+        flags[token.content] = {name: getattr(token, name) for name in FLAGS}
+    return flags
 
 
 def length_differences(
@@ -216,7 +257,8 @@ def template_differences(
     conversations = rendered(first, 1), rendered(second, 1)
     if prompts[0] != prompts[1]:
         parts = different_parts(*prompts)
-        differences.append(row_difference("template: a prompt", *parts, level))
+        prompt_level = Level.breaks if prompts[1] == REFUSED else level
+        differences.append(row_difference("template: a prompt", *parts, prompt_level))
     elif conversations[0] != conversations[1]:
         parts = different_parts(*conversations)
         differences.append(row_difference("template: two turns", *parts, level))
@@ -291,14 +333,10 @@ def stop_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
 
 
 def stops(folder: ModelFolder) -> list[str]:
-    """Return the tokens at which servers stop: EOS of the tokenizer, and those of generation_config.json, or without
-    that file of config.json."""
-    ids = [folder.tokenizer.eos_token_id]
-    settings = folder.read_settings(GENERATION) or folder.read_settings(CONFIG)
-    of_settings = settings.get("eos_token_id")
-    ids += of_settings if isinstance(of_settings, list) else [of_settings]
-    known_ids = [each for each in dict.fromkeys(ids) if isinstance(each, int)]
-    return token_texts(folder.tokenizer, known_ids)
+    """Return the tokens at which servers stop. Raise UserError with the words of a damaged file's own row."""
+    for name in (GENERATION, CONFIG):
+        folder.read_settings(name)
+    return token_texts(folder.tokenizer, served_stops(folder.place, folder.tokenizer))
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -311,10 +349,14 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def rowless_tokens(folder: ModelFolder) -> list[str]:
-    """Return the tokens for which the embedding has no row."""
-    if folder.is_gguf or folder.config is None or folder.adapter:
+    """Return the tokens for which the embedding has no row: that of an adapter, if it brings one."""
+    if folder.is_gguf or folder.config is None:
         return []
-    return tokens_without_row(folder.tokenizer, count_embedding_rows(folder.place))
+    rows = count_embedding_rows(folder.place)
+    if folder.adapter:
+        brought = StoredTensors.of_folder(folder.adapter).shapes
+        rows = max([rows, *(shape[0] for name, shape in brought.items() if is_embedding(name))])
+    return tokens_without_row(folder.tokenizer, rows)
 
 
 def template_copies(folder: ModelFolder) -> str:
@@ -323,6 +365,8 @@ def template_copies(folder: ModelFolder) -> str:
     if folder.is_gguf or not (place / "chat_template.jinja").exists():
         return ""
     own_file = (place / "chat_template.jinja").read_text(encoding="utf-8-sig")
+    if not (place / TOKENIZER).exists():
+        return ""
     settings = json.loads((place / TOKENIZER).read_text(encoding="utf-8"))
     copy = settings.get("chat_template")
     if not isinstance(copy, str) or copy == own_file:

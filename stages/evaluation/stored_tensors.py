@@ -1,35 +1,49 @@
-"""The tensors in a folder's safetensors files, read in blocks of rows, so that memory is bounded."""
+"""Tensors in safetensors files, read in blocks of rows, so that memory is bounded."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from stages.config.errors import UserError
+from stages.hardware.model_shape import refuse_pointer
 from stages.models.loading import weight_files
 
 BLOCK = 1 << 22  # elements that are read at once
 
 
 class StoredTensors:
-    """The tensors of a folder by name. `problems`: the files that cannot be read, each with the reason."""
+    """The tensors of some files by name. `problems`: the files that cannot be read, each with the reason. `repeated`: the
+    tensors that stand in several files, with these: the last one is read."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, files: Sequence[Path]):
         self.files = dict[str, Path]()
         self.shapes = dict[str, list[int]]()
         self.types = dict[str, str]()
         self.problems = list[str]()
-        for file in weight_files(folder):
+        self.repeated = dict[str, list[str]]()
+        for file in files:
             try:
+                refuse_pointer(file)
                 self.read_header(file)
+            except UserError as error:
+                self.problems.append(str(error).removeprefix(f"{file.parent}/"))
             except (SafetensorError, OSError) as error:
                 self.problems.append(f"{file.name}: {' '.join(str(error).split())[:120]}")
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "StoredTensors":
+        return cls(weight_files(folder))
 
     def read_header(self, file: Path) -> None:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it has no iterator
                 part = tensors.get_slice(name)
+                if name in self.files:
+                    earlier = self.repeated.get(name, [self.files[name].name])
+                    self.repeated[name] = [*earlier, file.name]
                 self.files[name] = file
                 self.shapes[name] = list(part.get_shape())
                 self.types[name] = str(part.get_dtype())
@@ -55,3 +69,9 @@ class StoredTensors:
     def matrix(self, name: str) -> torch.Tensor:
         """Return a whole tensor in fp32, as a matrix, with zeros for NaN and infinite values."""
         return torch.cat([block.float().nan_to_num(0.0, 0.0, 0.0) for block in self.blocks(name)])
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Return at most so many of the names, from all parts of the list."""
+    step = max(1, math.ceil(len(names) / most))
+    return list(names[::step])
