@@ -42,8 +42,8 @@ STAGES = {
         6, next="eval", absent="Set eval/judged=judge, reward_model, human or ensemble."
     ),
     "benchmark": Stage(3, next="eval", absent="Name tasks: benchmark.tasks=[NAME]."),
-    "eval": Stage(35, next="report"),
+    "eval": Stage(36, next="report"),
     "diff": Stage(1, absent="Set recipe=examine."),
-    "examine": Stage(2, absent="Set recipe=examine."),
-    "report": Stage(33),
+    "examine": Stage(3, absent="Set recipe=examine."),
+    "report": Stage(34),
 }
