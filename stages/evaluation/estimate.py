@@ -17,12 +17,12 @@ contains the noise of its prompts (ch. 9). A prompt with several rows is such a 
 
 Any other interval is valid for the trained models at hand: it does not contain the error of training with other seeds.
 
-Counts are discrete, so no interval has 95% and a lower bound above 0 in 2.5% of equal models at once. A false claim is the
-worse error, so the interval of a difference is chosen to make one in 2.5% of tables at most, for each side. Without n − 1
-and the correction it is 2.7% of 40 prompts: 18 gains of 26 changes lie a hair beyond the quantile. The price is power:
-four changes to one side, which are luck 6 times in 100, no longer suffice. A real gain is found up to 7 points less often
-where four changes are expected, else up to 4 points at 40 prompts, 3 at 120 and none at 800. Where all changes go one way,
-coverage rises to 97.8% of 20 prompts. `python -m tests.bench.coverage` computes these figures."""
+Counts are discrete, so no interval has exactly 95%. A false claim is the worse error, so the interval of a difference
+makes one in 2.5% of tables of equal models at most, for each side. Without n − 1 and the correction it is 2.7% of 40
+prompts: 18 gains of 26 changes lie a hair beyond the quantile. The price is power. Four changes to one side, which are luck
+6 times in 100, no longer suffice: where four prompts are expected to change and all are gained, a paired t interval finds
+the gain up to 19 points more often. Else it does by up to 6 points at 40 prompts, 3 at 120 and none at 800. If all changes
+go one way, coverage rises to 97.8% of 20 prompts. `python -m tests.bench.coverage` computes coverage and false claims."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

@@ -229,6 +229,12 @@ def test_a_share_of_independent_prompts_never_covers_less_than_it_says(truth: fl
     assert coverage.exact_share(40, truth) >= 0.95
 
 
+def test_a_share_of_two_prompts_stays_between_0_and_1() -> None:
+    """Half of one prompt's answers and none of the other's are worth a quarter of a row."""
+    of_two = share(np.array([1.0, 0.0, 0.0, 0.0]), "aabb").interval()
+    assert 0.0 <= of_two.low < 0.25 < of_two.high <= 1.0
+
+
 def test_judgements_of_one_prompt_are_one_draw() -> None:
     """A judge who is right on 78% of all: over judgements, 78% of 2,000 intervals held that. Four standard errors."""
     rates = coverage.judged(30, 6, 0.78, TABLES, np.random.default_rng(0))
