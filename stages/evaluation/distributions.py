@@ -61,7 +61,7 @@ def beta_quantile(probability: float, a: float, b: float) -> float:
         newton = x - excess / nonzero(density)
         # Newton's method doubles the digits that are right.
         if abs(newton - x) <= PRECISION**0.5 * x:
-            return newton
+            return min(max(newton, low), high)
         x = newton if low < newton < high else (low + high) / 2
     return x
 

@@ -186,12 +186,14 @@ def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list
         change = np.diff(pairs_of(old, new, units))
         gained, lost = int((change > 0).sum()), int((change < 0).sum())
         p_values.append(binomial_at_most(gained, gained + lost, 0.5) if lost > gained else 1.0)
-    lines = []
+    lines = list[Line]()
     tested = zip(p_values, correction(p_values, BROKEN), tasks.items(), strict=True)
     for p, level, (task, units) in sorted(tested):
+        if p > level:
+            continue
         before = {unit: old[unit] for unit in units}
         line, _ = compare_measure(f"task {task}", before, new, margin, confidence)
-        if p <= level and line.difference.mean < -margin:
+        if line.difference.mean < -margin:
             lines.append(replace(line, code=GateCode.worse, needed=None))
     return lines
 

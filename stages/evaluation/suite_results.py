@@ -105,9 +105,14 @@ def suite_results(
         name: outcomes_of(name, [e for e in prompts if e.task == name], answers)
         for name in dict.fromkeys(e.task for e in prompts)
     }
-    levels = correction([p_of_fault(each) for each in by_suite.values()], 1 - cfg.confidence)
-    for (name, outcomes), level in zip(by_suite.items(), levels, strict=True):
-        results[name] = rates(SUITES[name], outcomes, cfg.confidence, level)
+    faults = [over_pairs(outcomes.fault) for outcomes in by_suite.values()]
+    p_values = [
+        p_of_fault(fault, outcomes.roles)
+        for fault, outcomes in zip(faults, by_suite.values(), strict=True)
+    ]
+    levels = correction(p_values, 1 - cfg.confidence)
+    for (name, outcomes), fault, level in zip(by_suite.items(), faults, levels, strict=True):
+        results[name] = rates(SUITES[name], outcomes, fault, cfg.confidence, level)
         units = [
             content_id(*map(unit_of, twins))
             for twins in zip(*outcomes.prompts.values(), strict=True)
@@ -150,27 +155,31 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
 
 
 def rates(
-    suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, level: float
+    suite: Mapping[str, Any], outcomes: PairOutcomes, fault: Means, confidence: float, level: float
 ) -> SuiteRates:
-    """Return the results of one suite of several. `level`: the share of all truths that the intervals of its claim may
-    miss, as several suites need."""
+    """Return the results of one suite of several. `fault`: the means of its fault; `level`: the share of all truths that
+    the intervals of its claim may miss, as several suites need."""
     return SuiteRates(
         title=suite["title"],
         wrong=suite["wrong"],
-        score=with_intervals(outcomes.score, outcomes.roles, confidence),
-        fault=with_intervals(outcomes.fault, outcomes.roles, confidence),
-        claims=with_intervals(outcomes.fault, outcomes.roles, 1 - level),
+        score=with_intervals(over_pairs(outcomes.score), outcomes.roles, confidence),
+        fault=with_intervals(fault, outcomes.roles, confidence),
+        claims=with_intervals(fault, outcomes.roles, 1 - level),
         parts={
-            title: with_intervals(part, outcomes.roles, confidence)
+            title: with_intervals(over_pairs(part), outcomes.roles, confidence)
             for title, part in outcomes.parts.items()
         },
     )
 
 
-def p_of_fault(outcomes: PairOutcomes) -> float:
+def over_pairs(values: NDArray[Any]) -> Means:
+    """Return the means of `values` (pairs of twins, roles), of which each pair is one draw."""
+    return Means(values, [""] * len(values))
+
+
+def p_of_fault(fault: Means, roles: list[str]) -> float:
     """Return the p-value of a difference in the fault between the policy and the model before it."""
-    roles, means = outcomes.roles, Means(outcomes.fault, [""] * len(outcomes.fault))
-    return means.differs(roles.index("policy"), roles.index(before(roles)))
+    return fault.differs(roles.index("policy"), roles.index(before(roles)))
 
 
 def table(
@@ -186,10 +195,9 @@ def table(
     )
 
 
-def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> Rates:
-    """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
-    means = Means(values, [""] * len(values))
-    return Rates(len(values), means_and_differences(means, roles, confidence))
+def with_intervals(means: Means, roles: list[str], confidence: float) -> Rates:
+    """Return the mean by role, and the paired differences, with their intervals."""
+    return Rates(means.prompts, means_and_differences(means, roles, confidence))
 
 
 def sentence(suites: Mapping[str, SuiteRates], titles: Mapping[str, str], note: str = "") -> str:

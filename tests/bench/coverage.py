@@ -1,18 +1,19 @@
-"""Coverage of the evaluation's intervals: `python -m tests.bench.coverage [tables=2000]`, ten minutes on one core.
+"""Coverage of the evaluation's intervals: `python -m tests.bench.coverage [tables=4000]`, two minutes on one core.
 
 A line per truth: how often the interval holds it, how often it lies above and below 0, and its mean width in points.
 Of independent prompts these are exact, summed over all tables of gained and lost prompts. Of families, and of shares of
-prompts with several judgements, they are of simulated tables, with a standard error of 0.5% of 2,000 tables. A star
-marks coverage below 93.5%, or above 97.5% where ten or more changes are expected, or without an effect more than 2.5%
-of tables on a side."""
+prompts with several judgements, they are of simulated tables. A star marks coverage below 93.5%, or above 97.5% where
+ten or more changes are expected, or without an effect more than 2.5% of tables on a side: by more than two standard
+errors where tables are simulated. The last lines are the extremes of each kind of families and number of prompts."""
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.evaluation.estimate import Difference, Means, Share, share
 from stages.evaluation.intervals import Interval
@@ -23,13 +24,14 @@ SIZES = (20, 40, 120, 320, 800)
 FAMILIES = ("of two prompts", "5 families", "up to 28 families")
 # the share of prompts that only one model passes without a gain, the gain, and its sd between families
 TRUTHS = ((0.075, 0.0, 0.0), (0.25, 0.0, 0.0), (0.05, 0.05, 0.03), (0.3, 0.12, 0.05))
-ENUMERATED = (20, 40, 120)  # prompts of exact lines
-RARE = 1e-9  # probability of the tables that exact lines leave out
+CHANGING = (0.05, 0.1, 0.3, 0.5)  # the share of independent prompts that change
+GAINING = (0.5, 0.7, 0.9, 1.0)  # and of which a share is gained
+RARE = 1e-8  # probability of the tables that exact lines leave out
 
 
 @dataclass(frozen=True)
 class Settings:
-    tables: int = 2000
+    tables: int = 4000
     seed: int = 0
 
 
@@ -42,12 +44,35 @@ class Rates:
     below: float
     width: float
 
-    def line(self, changes: float, is_null: bool, error: float) -> str:
-        astray = self.covered < 0.935 - error
-        astray |= changes >= 10 and self.covered > 0.975 + error
-        astray |= is_null and max(self.above, self.below) > 0.025 + error
-        figures = f"{self.covered:7.1%} {self.above:7.1%} {self.below:7.1%} {100 * self.width:7.1f}"
-        return figures + " *" * astray
+
+@dataclass(frozen=True)
+class Line:
+    """The rates of a truth. `kind`: of the families; `changes`: the expected number of prompts that change; `error`: two
+    standard errors of a simulated coverage, 0 of an exact one."""
+
+    kind: str
+    prompts: int
+    truth: str
+    rates: Rates
+    changes: float
+    is_null: bool
+    error: float
+
+    @property
+    def a_side(self) -> float:
+        """The share of tables on one side of 0. Without an effect both sides have the same."""
+        return (self.rates.above + self.rates.below) / 2
+
+    def log(self) -> None:
+        rates = self.rates
+        astray = rates.covered < 0.935 - self.error
+        astray |= self.changes >= 10 and rates.covered > 0.975 + self.error
+        astray |= self.is_null and self.a_side > 0.025 + self.error / 2
+        figures = (
+            f"{rates.covered:7.1%} {rates.above:7.1%} {rates.below:7.1%} {100 * rates.width:7.1f}"
+        )
+        title = f"{self.prompts}, {self.kind}, {self.truth}"
+        logging.info("%-58s %s", title, figures + " *" * astray)
 
 
 @cache
@@ -62,26 +87,33 @@ def exact(prompts: int, changing: float, gaining: float) -> Rates:
     """Return the rates where a share `changing` of prompts changes, of which a share `gaining` is gained."""
     chances = (changing * gaining, changing * (1 - gaining), 1 - changing)
     truth = chances[0] - chances[1]
-    covered = above = below = width = 0.0
-    for gained in range(prompts + 1):
-        for lost in range(prompts + 1 - gained):
-            chance = multinomial((gained, lost, prompts - gained - lost), chances)
-            if chance < RARE:
-                continue
-            interval = interval_of(prompts, gained, lost)
-            covered += chance * (interval.low <= truth <= interval.high)
-            above += chance * (interval.low > 0)
-            below += chance * (interval.high < 0)
-            width += chance * (interval.high - interval.low)
-    return Rates(covered, above, below, width)
+    tables = likely_tables(prompts, chances)
+    rates = np.array([rates_of(interval_of(*table), truth) for _, table in tables], float)
+    return Rates(*np.average(rates, axis=0, weights=[chance for chance, _ in tables]).tolist())
 
 
-def multinomial(counts: tuple[int, ...], chances: tuple[float, ...]) -> float:
-    log = math.lgamma(sum(counts) + 1)
+def likely_tables(
+    prompts: int, chances: tuple[float, float, float]
+) -> list[tuple[float, tuple[int, int, int]]]:
+    """Return each table that is not rare, as its probability and its numbers of prompts, of gained and of lost ones.
+    `chances`: of a gained, a lost and an unchanged prompt."""
+    gained, lost = np.indices((prompts + 1, prompts + 1)).reshape(2, -1)
+    is_possible = gained + lost <= prompts
+    gained, lost = gained[is_possible], lost[is_possible]
+    probability = multinomial(np.stack([gained, lost, prompts - gained - lost]), chances)
+    likely = probability > RARE
+    columns = (probability[likely], gained[likely], lost[likely])
+    return [(p, (prompts, g, b)) for p, g, b in zip(*(c.tolist() for c in columns), strict=True)]
+
+
+def multinomial(counts: NDArray[np.int64], chances: Sequence[float]) -> NDArray[np.float64]:
+    """Return the probability of each column of `counts`."""
+    logs = np.array([math.lgamma(k + 1) for k in range(int(counts.sum(0).max()) + 1)])
+    log = logs[counts.sum(0)]
     for count, chance in zip(counts, chances, strict=True):
-        if count:
-            log += count * math.log(chance) - math.lgamma(count + 1) if chance else -math.inf
-    return math.exp(log)
+        of_each = count * math.log(chance) if chance else np.where(count, -np.inf, 0.0)
+        log = log + of_each - logs[count]
+    return np.exp(log)
 
 
 def simulated(case: Case, drawn: bool, tables: int, rng: np.random.Generator) -> Rates:
@@ -114,14 +146,39 @@ def rates_of(interval: Interval, truth: float) -> tuple[bool, bool, bool, float]
 
 def exact_share(prompts: int, truth: float) -> float:
     """Return how often the interval of a share of independent prompts holds the truth."""
+    hits = np.arange(prompts + 1)
+    chances = multinomial(np.stack([hits, prompts - hits]), (truth, 1 - truth))
     covered = 0.0
-    for hits in range(prompts + 1):
-        mean = hits / prompts
+    for count, chance in enumerate(chances.tolist()):
+        mean = count / prompts
         error = math.sqrt(mean * (1 - mean) / (prompts - 1))
         interval = Share(mean, error, prompts - 1, prompts).interval()
-        if interval.low <= truth <= interval.high:
-            covered += multinomial((hits, prompts - hits), (truth, 1 - truth))
+        covered += chance * (interval.low <= truth <= interval.high)
     return covered
+
+
+def independent() -> Iterator[Line]:
+    """Yield the exact lines of independent prompts."""
+    for prompts in SIZES:
+        for changing in CHANGING:
+            for gaining in GAINING:
+                rates = exact(prompts, changing, gaining)
+                truth = f"{changing:.0%} change, {gaining:.0%} of them gained"
+                changes, is_null = prompts * changing, gaining == 0.5
+                yield Line("independent, exact", prompts, truth, rates, changes, is_null, 0.0)
+
+
+def in_families(tables: int, rng: np.random.Generator) -> Iterator[Line]:
+    """Yield the simulated lines of prompts in families, fixed and drawn."""
+    error = 2 * math.sqrt(0.05 * 0.95 / tables)
+    for name, case in cases():
+        prompts = sum(case.sizes)
+        changes = prompts * (case.discordant + case.gain)
+        truth = f"{case.discordant:.1%} {case.gain:+.0%}"
+        for drawn in (False, True):
+            rates = simulated(case, drawn, tables, rng)
+            kind = f"{name}, {'drawn' if drawn else 'fixed'}"
+            yield Line(kind, prompts, truth, rates, changes, not case.gain, error)
 
 
 def cases() -> Iterator[tuple[str, Case]]:
@@ -133,30 +190,43 @@ def cases() -> Iterator[tuple[str, Case]]:
                 yield name, Case("", (prompts // count,) * count, gain, family, discordant)
 
 
+def log_extremes(lines: Sequence[Line]) -> None:
+    """Log the extremes of all lines by kind and number of prompts."""
+    logging.info(
+        "%-58s   least    most  a side", "extremes: coverage (most: of 10 changes or more), null"
+    )
+    for kind, prompts in dict.fromkeys((line.kind, line.prompts) for line in lines):
+        group = [line for line in lines if (line.kind, line.prompts) == (kind, prompts)]
+        least = min(line.rates.covered for line in group)
+        most = max((line.rates.covered for line in group if line.changes >= 10), default=math.nan)
+        a_side = max(line.a_side for line in group if line.is_null)
+        logging.info(
+            "%-58s %7.1f%% %7.1f%% %7.2f%%",
+            f"{prompts}, {kind}",
+            100 * least,
+            100 * most,
+            100 * a_side,
+        )
+
+
 def compare(cfg: Settings) -> None:
     rng = np.random.default_rng(cfg.seed)
-    error = 2 * math.sqrt(0.025 * 0.975 / cfg.tables)
-    logging.info("%-58s covered   above   below   width", "independent prompts, exact")
-    for prompts in ENUMERATED:
-        for changing in (0.05, 0.1, 0.3, 0.5):
-            for gaining in (0.5, 0.7, 0.9):
-                line = exact(prompts, changing, gaining).line(
-                    prompts * changing, gaining == 0.5, 0.0
-                )
-                name = f"{prompts} prompts, {changing:.0%} change, {gaining:.0%} of them gained"
-                logging.info("%-58s %s", name, line)
-    for name, case in cases():
-        prompts = sum(case.sizes)
-        changes = prompts * (case.discordant + case.gain)
-        for drawn in (False, True):
-            rates = simulated(case, drawn, cfg.tables, rng)
-            title = f"{prompts}, {name}, {'drawn' if drawn else 'fixed'}, {case.discordant:.1%} {case.gain:+.0%}"
-            logging.info("%-58s %s", title, rates.line(changes, not case.gain, error))
+    lines = list[Line]()
+    logging.info("%-58s covered   above   below   width", "truth")
+    for line in (*independent(), *in_families(cfg.tables, rng)):
+        line.log()
+        lines.append(line)
+    log_shares(cfg.tables, rng)
+    log_extremes(lines)
+
+
+def log_shares(tables: int, rng: np.random.Generator) -> None:
+    """Log how often the intervals of shares hold them: of prompts with several judgements, and of independent ones."""
     for truth in (0.1, 0.5, 0.78, 0.9):
         for prompts, each in ((30, 6), (60, 8)):
-            rates = judged(prompts, each, truth, cfg.tables, rng)
+            covered = judged(prompts, each, truth, tables, rng).covered
             title = f"share {truth:.0%}, {prompts} prompts × {each} judgements"
-            logging.info("%-58s %s", title, rates.line(0, False, error))
+            logging.info("%-58s %7.1f%%", title, 100 * covered)
     for truth in (0.01, 0.05, 0.2, 0.5):
         for prompts in SIZES:
             title = f"share {truth:.0%}, {prompts} prompts, exact"
