@@ -230,9 +230,9 @@ def read_instead(
     followers = torch.stack([reader.next_token([*prompt, *answer[:-1]]) for prompt, answer in rows])
     followers[:, end] = 0.0
     likeliest_id = int(followers.mean(0).argmax())
-    others = [*contract.stop_ids[1:], contract.tokenizer.eos_token_id, likeliest_id]
+    token_ids = [*contract.stop_ids[1:], contract.tokenizer.eos_token_id, likeliest_id]
     instead = dict[str, list[float]]()
-    for token in dict.fromkeys(others):
+    for token in dict.fromkeys(token_ids):
         if token not in (None, end):
             instead[contract.spelling(token)] = followers[:, token].tolist()
     return instead

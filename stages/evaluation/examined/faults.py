@@ -60,8 +60,8 @@ def examine(examined: Examined) -> Examination:
         texts = TEXTS["checks"][name]
         records.append(CheckRecord(name, texts["compares"], texts["blind"], state, reason))
     of_keys = [finding for finding in findings if finding.key]
-    others = [finding for finding in findings if not finding.key]
-    findings = folder_keys.without_repeats(of_keys, others) + others
+    of_checks = [finding for finding in findings if not finding.key]
+    findings = folder_keys.without_repeats(of_keys, of_checks) + of_checks
     findings.sort(key=order_of)
     return Examination(findings, records)
 

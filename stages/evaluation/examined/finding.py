@@ -135,10 +135,10 @@ class Examination:
     def sentence(self, after: str, before: str) -> str:
         """Return the verdict as one sentence on the model `after` beside the model `before`."""
         sentence = self.claim.says("examination", after=after, before=before)
-        shown = self.faults or self.findings
-        if self.verdict is Verdict.not_enough or not shown:
+        worst_first = self.faults or self.findings
+        if self.verdict is Verdict.not_enough or not worst_first:
             return sentence
-        return f"{sentence}: {shown[0].seen}"
+        return f"{sentence}: {worst_first[0].seen}"
 
     def as_record(self) -> dict[str, Any]:
         """Return the verdict, the findings and the checks as they are published."""

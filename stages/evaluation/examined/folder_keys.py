@@ -22,9 +22,9 @@ def folder_keys(examined: Examined) -> list[Finding]:
     return findings
 
 
-def without_repeats(of_keys: Sequence[Finding], others: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of keys that no other finding is about."""
+def without_repeats(of_keys: Sequence[Finding], of_checks: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of keys that no finding of another check is about."""
     named = set[str]()
-    for finding in others:
+    for finding in of_checks:
         named.update(TEXTS["findings"][finding.name].get("keys", ()))
     return [finding for finding in of_keys if finding.key not in named]

@@ -32,9 +32,9 @@ def misfit(folder: ModelFolder, tensors: StoredTensors) -> str:
             model = AutoModelForCausalLM.from_config(folder.config, trust_remote_code=False)
     except Exception as error:  # a class may raise any exception at values that it does not take
         return value_text(f"{type(error).__name__}: {error}")
-    asked = model.state_dict()
-    for name in sorted(asked.keys() & tensors.files.keys()):
-        shape = list(asked[name].shape)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() & tensors.files.keys()):
+        shape = list(expected[name].shape)
         if shape != tensors.shapes[name]:
             return f"{name} has {tensors.shapes[name]}, and config.json asks for {shape}"
     return ""

@@ -44,12 +44,12 @@ def untrained_rows(old: Tensor, new: Tensor) -> dict[str, list[int]]:
     usual = float((old - mean).norm(dim=1).median())
     places = dict[str, list[int]]()
     for place, row in enumerate(new):
-        others = torch.cat([old, new[:place], new[place + 1 :]])
+        other_rows = torch.cat([old, new[:place], new[place + 1 :]])
         if not row.any():
             reason = "zero"
         elif float((row - mean).norm()) < NEAR_MEAN * usual:
             reason = "the mean of all rows"
-        elif bool((others == row).all(1).any()):
+        elif bool((other_rows == row).all(1).any()):
             reason = "copies of another row"
         else:
             continue
@@ -64,11 +64,11 @@ def lost_rows(model: ModelFolder, figures: Sequence[TensorFigures]) -> dict[str,
     for each in figures:
         if not each.is_matrix or each.before is None:
             continue
-        kept = [row for row in each.new_zero_rows if row < each.before.rows]
+        lost = [row for row in each.new_zero_rows if row < each.before.rows]
         if is_embedding(each.name) or is_head(each.name):
             tokens = tokens_by_id(model)
-            kept = [row for row in kept if row in tokens]
-        rows[each.name] = kept
+            lost = [row for row in lost if row in tokens]
+        rows[each.name] = lost
     return rows
 
 
@@ -77,8 +77,8 @@ def tokens_by_id(model: ModelFolder) -> dict[int, str]:
 
 
 def token_list(tokens: Sequence[str]) -> str:
-    shown = ", ".join(tokens[:SHOWN_TOKENS])
-    if len(tokens) <= SHOWN_TOKENS:
-        return shown
-    others = len(tokens) - SHOWN_TOKENS
-    return f"{shown} and {others:,} other{'s' if others > 1 else ''}"
+    first_tokens = ", ".join(tokens[:SHOWN_TOKENS])
+    further = len(tokens) - SHOWN_TOKENS
+    if further <= 0:
+        return first_tokens
+    return f"{first_tokens} and {further:,} other{'s' if further > 1 else ''}"

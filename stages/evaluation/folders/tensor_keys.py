@@ -97,9 +97,9 @@ def file_differences(
         name, files = next(iter(new.repeated.items()))
         text = f"{len(new.repeated):,} tensors, as {name} in {' and '.join(files)}"
         differences.append(row_difference("weights: in two files", NONE, text, Level.changes))
-    others = sorted(path.name for path in model.iterdir() if path.suffix in OTHER_FORMATS)
-    if others:
-        text = ", ".join(others[:3])
+    other_files = sorted(path.name for path in model.iterdir() if path.suffix in OTHER_FORMATS)
+    if other_files:
+        text = ", ".join(other_files[:3])
         differences.append(row_difference("weights: other formats", NONE, text, Level.differs))
     return differences
 
