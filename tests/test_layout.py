@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.pipeline.stage_table import STAGES
+from stages.config.stage_table import STAGES
 
 HOUSE = ROOT / "stages"
 # The packages that a package may import, and with them their own imports. Imports run one way. Only the worker and

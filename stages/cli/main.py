@@ -28,15 +28,16 @@ from stages.commands.run_result import (
     step_after_report,
     write_labels_page,
 )
-from stages.config.choices import Command, Upstream
+from stages.config.choices import Upstream
+from stages.config.commands import COMMANDS, Object, commands_on
 from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, POLICY_STAGES, Config, Target
+from stages.config.schema import CONF, Config
+from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import requested_nodes, wire_unpinned
-from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.mirror import NotSent
 from stages.store.node import Node
@@ -116,11 +117,11 @@ def run(composed: DictConfig) -> float | None:
         if cfg.examine.left_out is None:
             refuse_unread(cfg, nodes, interpolated)
         log_edited_stages(nodes)
-        if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
+        if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
             log.info("%s", recipe)
-        if composed.stage in (Command.chat, Command.export):
+        if composed.stage in commands_on(Object.model):
             use_finished_run(cfg, store, nodes)
-        elif composed.stage in [*Command]:
+        elif composed.stage in COMMANDS:
             # late, as some load torch
             command = importlib.import_module(f"stages.commands.{composed.stage}")
             result = command.run(cfg, store, nodes, compose.job_overrides())
@@ -174,7 +175,7 @@ def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
     process.warn_of_versions()
     run, chosen = finished_run.find_run(cfg, nodes, store, compose.job_overrides())
     store.verify(*map(store.folder, chosen))
-    if cfg.stage == Command.export:
+    if cfg.stage == "export":
         from stages.commands import export
 
         return export.write(cfg.export, chosen, run.evaluation, store)
@@ -277,7 +278,7 @@ def next_command(
     while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
-        stage = Command.chat
+        stage = "chat"
     return provenance.command(stage, overrides) if stage else None
 
 

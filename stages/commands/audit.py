@@ -17,7 +17,7 @@ from rich.table import Table
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.training import SFT, Training
-from stages.config.choices import AUDIT_CODES, Command, Split
+from stages.config.choices import AUDIT_CODES, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
 from stages.curation.audit.auditor import Auditor, best_and_worst, held_out, request_of
@@ -244,7 +244,7 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
     if summary:
         log.info("data.form and data.audit: %s", summary)
     trained = rows_as_trained(cfg, store, nodes, sources)
-    result = count_rows(sources, data, store, provenance.command(Command.plan, overrides))
+    result = count_rows(sources, data, store, provenance.command("plan", overrides))
     write_page(result, sources, trained)
     return result
 

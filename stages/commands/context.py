@@ -11,7 +11,8 @@ from stages.commands.documents import render
 from stages.commands.result import Result
 from stages.config.exit_codes import MEANINGS
 from stages.config.installation import program, read_beside
-from stages.config.schema import DOCS, Config, Target
+from stages.config.schema import DOCS, RunConfig
+from stages.config.stage_table import Target
 from stages.pages.glossary import GLOSSARY
 
 TEXTS = read_beside(__file__)
@@ -76,7 +77,7 @@ class ContextResult(Result):
 def run(*_: object) -> ContextResult:
     """Return the commands, formats, notes, exit codes, stages and blocks of settings."""
     blocks = [
-        each.name for each in fields(Config) if is_dataclass(each.type) or each.name in [*Target]
+        each.name for each in fields(RunConfig) if is_dataclass(each.type) or each.name in [*Target]
     ]
     return ContextResult(
         commands=[describe_command(**texts) for texts in TEXTS["commands"]],

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.models import Model
-from stages.config.choices import Command, ExportFormat, Role
+from stages.config.choices import ExportFormat, Role
+from stages.config.commands import Object, commands_on
 from stages.config.errors import UserError, visible
 from stages.config.installation import recorded_settings
-from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.pipeline import provenance
 from stages.pipeline.evaluation_graph import evaluated_models
-from stages.pipeline.stage_table import STAGES
 from stages.preflight import programs_and_servers
 from stages.store import stage_sources
 from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
@@ -31,11 +32,11 @@ log = logging.getLogger(__name__)
 
 # stages at which a run with a policy can end, the last first
 ENDS = (Target.report, Target.eval, *POLICY_STAGES)
-COMMANDS_ON_LAST_RUN = (Command.plan, Target.report)
+TARGETS_ON_LAST_RUN = ("plan", Target.report)
 # Keys and blocks that say nothing of which run a command is about
 SELECTING_NO_RUN = {
     *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "limits", "hydra"),
-    *("plan", "report", "chat", "export", "gate"),
+    *("report", *commands_on(Object.run, Object.model, Object.evaluation)),
 }
 DEFAULT_RUN = "recipe=demo"  # the setting that stands for none
 # A report without these inputs has nothing to say
@@ -84,7 +85,7 @@ def find_run(
         run = FinishedRun("this run", evaluated_models(typed_graph), typed_graph["eval"])
     else:
         run = last_run(cfg, store)
-    if cfg.stage == Command.chat:
+    if cfg.stage == "chat":
         used = [run.model(cfg.chat.model, "chat.model")]
     elif cfg.export.format is ExportFormat.dataset:
         with damaged_if_odd(store.root / "latest"):
@@ -193,7 +194,7 @@ def settings_of_run(manifest: Manifest) -> list[str] | None:
 def is_about_last_run(stage: str, typed: Mapping[str, str], store: Store) -> bool:
     """Return whether a plan or a report is typed without settings, in a store with a last run of other settings than
     the default ones, or with a finished report."""
-    if stage not in COMMANDS_ON_LAST_RUN or "stage" not in typed or selects_run(typed):
+    if stage not in TARGETS_ON_LAST_RUN or "stage" not in typed or selects_run(typed):
         return False
     end = end_of_last_run(store)
     if end is None:

@@ -13,7 +13,8 @@ from typing import NoReturn
 from stages.commands.compare import COMPARE_PAGE, nodes_oldest_first
 from stages.commands.node_settings import Nodes, lineage
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.pipeline.provenance import JOB_NODES, fingerprints_of_job
 from stages.store import locks, mirror, sealed_json
 from stages.store.manifest import folder_problem, read_manifest

@@ -4,7 +4,7 @@ import os
 import re
 from importlib.util import find_spec
 
-from stages.config.choices import Command, ExportFormat, Role, Sharding
+from stages.config.choices import ExportFormat, Role, Sharding
 from stages.config.errors import UserError
 from stages.config.installation import install_command, version
 from stages.config.schema import Config
@@ -94,7 +94,7 @@ def validate_export(cfg: Config) -> None:
     if export.repo and not is_hub_id(export.repo):
         problem = f"export.repo={export.repo}: the hub takes no such name"
         raise UserError(f"{problem}. Type export.repo=user/name, in letters, digits, - _ and dots.")
-    if cfg.stage != Command.export:
+    if cfg.stage != "export":
         return
     export.check()
     to_hub = export.format is ExportFormat.hub

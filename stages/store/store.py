@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.store import locks, safe_files, sealed_json
 from stages.store.allowance import Allowance
 from stages.store.digests import Signature, digests, signature

@@ -12,9 +12,9 @@ import pytest
 
 from stages.cli import compose, recipes
 from stages.config.errors import UserError
+from stages.config.stage_table import STAGES
 from stages.pages import runs
 from stages.pipeline.provenance import JOB_NODES
-from stages.pipeline.stage_table import STAGES
 from stages.store.manifest import command_of, read_manifest
 from stages.store.node import Node, published_node
 from stages.store.sealed_json import Damaged
