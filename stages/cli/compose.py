@@ -23,7 +23,8 @@ from stages.cli.explain import unknown_key_message
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
 from stages.config.choices import Precision
-from stages.config.commands import Object, commands_on
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import Errors, UserError
 from stages.config.installation import untyped_programs
 from stages.config.schema import Config

@@ -1,6 +1,5 @@
 """The command `plumbline`, or `python run.py` in a checkout: compose, plan, execute, and name the next command."""
 
-import importlib
 import logging
 import sys
 from contextlib import nullcontext
@@ -29,7 +28,8 @@ from stages.commands.run_result import (
     write_labels_page,
 )
 from stages.config.choices import Upstream
-from stages.config.commands import COMMANDS, Object, commands_on
+from stages.config.command_record import Object
+from stages.config.commands import COMMANDS, commands_on, import_run
 from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
 from stages.config.schema import CONF, Config
@@ -122,9 +122,8 @@ def run(composed: DictConfig) -> float | None:
         if composed.stage in commands_on(Object.model):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in COMMANDS:
-            # late, as some load torch
-            command = importlib.import_module(f"stages.commands.{composed.stage}")
-            result = command.run(cfg, store, nodes, compose.job_overrides())
+            run_command = import_run(composed.stage)
+            result = run_command(cfg, store, nodes, compose.job_overrides())
             if result:
                 json_output.deliver(result)
         elif nodes:

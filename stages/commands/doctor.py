@@ -3,13 +3,12 @@
 import logging
 from dataclasses import dataclass
 
-from stages.commands import gc
 from stages.commands.result import Result
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.store.manifest import check_files, folder_problem, manifest_of
 from stages.store.sealed_json import rebuild_command
-from stages.store.store import Store
+from stages.store.store import Store, require_store
 from stages.store.workspace import Progress
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class DoctorResult(Result):
 
 def run(cfg: Config, store: Store, *_: object) -> DoctorResult:
     """Check every file of every published node. Raise UserError if the folder is not a store."""
-    gc.require_store(store)
+    require_store(store)
     folders = sorted(store.node_folders())
     result = DoctorResult(len(folders), 0, [])
     with Progress(len(folders), "doctor", "node") as progress:

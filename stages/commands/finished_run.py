@@ -13,7 +13,8 @@ from typing import Any
 
 from stages.config.blocks.models import Model
 from stages.config.choices import ExportFormat, Role
-from stages.config.commands import Object, commands_on
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import UserError, visible
 from stages.config.installation import recorded_settings
 from stages.config.schema import Config

@@ -1,31 +1,20 @@
-"""The commands: values of `stage` that build no node. They inspect the store, or use its nodes."""
+"""The commands: values of `stage` that build no node. They inspect the store, or use its nodes.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+Some are in `stages/commands/`. Each folder of `stages/extras/` adds another, and no other file names it."""
 
-# The object of a command: the run of the typed settings; a model or the evaluation of a finished run, which is the last
-# one unless typed settings select another; the whole store; or nothing in a store.
-Object = StrEnum("Object", "run model evaluation store nothing")
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+from stages.config.command_record import Command, Object
+from stages.config.installation import PACKAGE
 
-@dataclass(frozen=True)
-class Command:
-    """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
-    `block` is the class of its settings, if the core of the configuration does not have them."""
-
-    words: str
-    object: Object
-    prints_json: bool = True
-    block: type | None = None
-
-
-# `stages/commands/NAME.py` has the command's `run`
-COMMANDS: Mapping[str, Command] = {
+# `stages/commands/NAME.py` has the `run` of each
+CORE: Mapping[str, Command] = {
     "plan": Command("nothing runs: what would, and why", Object.run),
     "compare": Command("evaluations side by side", Object.store),
     "gate": Command("an exit code: worse than another run?", Object.evaluation),
-    "gc": Command("what no report or sweep reaches", Object.store, prints_json=False),
     "doctor": Command("every file against its digest", Object.store),
     "audit": Command("what is wrong with rows of data.sources", Object.run),
     "chat": Command("talk to a model, or to all side by side", Object.model, prints_json=False),
@@ -38,6 +27,26 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+def read_extras(folder: Path) -> dict[str, Command]:
+    """Return the command of each folder of extras, by the folder's name."""
+    records = dict[str, Command]()
+    for file in sorted(folder.glob("*/__init__.py")):
+        name = file.parent.name
+        records[name] = importlib.import_module(f"stages.extras.{name}").COMMAND
+    return records
+
+
+EXTRAS: Mapping[str, Command] = read_extras(PACKAGE / "extras")
+COMMANDS: Mapping[str, Command] = {**CORE, **EXTRAS}
+
+
 def commands_on(*objects: Object) -> tuple[str, ...]:
     """Return the commands on these objects."""
     return tuple(name for name, command in COMMANDS.items() if command.object in objects)
+
+
+def import_run(name: str) -> Callable[..., Any]:
+    """Return the function `run` of a command. Its module may load torch."""
+    module = f"stages.extras.{name}.command" if name in EXTRAS else f"stages.commands.{name}"
+    run: Callable[..., Any] = importlib.import_module(module).run
+    return run

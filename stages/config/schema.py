@@ -173,11 +173,6 @@ class Shared:
 
 
 @dataclass
-class GC:
-    remove: bool = MISSING
-
-
-@dataclass
 class Chat:
     model: choices.Role = MISSING
     temperature: float = MISSING
@@ -256,7 +251,6 @@ class Config:
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)
-    gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
     convert: Convert = field(default_factory=Convert)

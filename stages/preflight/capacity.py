@@ -8,7 +8,8 @@ from stages.config.blocks.labels import Ensemble, RewardModel
 from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Adapter, Align, Split, Strategy
-from stages.config.commands import Object, commands_on
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Phase, Target, stages_of

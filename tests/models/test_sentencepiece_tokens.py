@@ -178,6 +178,7 @@ def test_what_llama_cpp_would_split_otherwise_is_refused_with_a_way_out(tmp_path
     assert not list((tmp_path / "file").glob("*.gguf"))
 
 
+@pytest.mark.extra("export")
 def test_an_export_is_tried_before_anything_is_trained(tmp_path: Path) -> None:
     folder = save(tmp_path / "lower", pieces(LOWER, INST))
     (tmp_path / "outputs").mkdir()  # which the command only reads

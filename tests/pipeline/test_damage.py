@@ -353,6 +353,7 @@ def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptur
     assert results.read_text() == before
 
 
+@pytest.mark.extra("export")
 def test_export_hashes_what_it_writes(chain: Chain) -> None:
     flip(chain.folder("dpo") / "model" / "model.safetensors")
     message = refused(*TINY, f"outputs={chain.root}", "stage=export")

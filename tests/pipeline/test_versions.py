@@ -24,8 +24,9 @@ COMMAND = "python -m tests.pipeline.test_versions"
 OF_NO_STAGE = {
     "cli/": "composes settings, which the fingerprints hold",
     "commands/": "reads finished nodes, and builds none",
-    "config/commands.py": "lists what builds no node",
+    "config/command": "lists what builds no node",
     "config/trainers.py": "refuses settings",
+    "extras/": "reads finished nodes, and builds none",
     "labelers/rubrics/": "the label node's settings hold a rubric's digest",
     "models/gguf_file.py": "of stage=export",
     "models/sentencepiece_tokens.py": "of stage=export",

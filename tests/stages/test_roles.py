@@ -1,5 +1,7 @@
 """Check that everything that shows results reads the list of evaluated models and their titles."""
 
+import pytest
+
 from stages.commands.finished_run import FinishedRun
 from stages.config.choices import Role
 from stages.pipeline.evaluation_graph import evaluated_models
@@ -16,6 +18,7 @@ def test_a_control_and_an_arm_change_nothing_about_the_other_models(chain: Chain
             assert five[name].fingerprint == three[name].fingerprint
 
 
+@pytest.mark.extra("chat")
 def test_a_user_names_the_policy_or_its_objective(chain: Chain) -> None:
     by_name = nodes(chain.root, *LINE)
     run = FinishedRun("this run", evaluated_models(by_name), None)

@@ -15,16 +15,15 @@ from stages.commands.node_settings import Nodes, lineage
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
+from stages.extras.gc import GC
 from stages.pipeline.provenance import JOB_NODES, fingerprints_of_job
 from stages.store import locks, mirror, sealed_json
 from stages.store.manifest import folder_problem, read_manifest
-from stages.store.store import INPUTS, Store
+from stages.store.store import INPUTS, Store, require_store
 from stages.store.workspace import RESUMED, SCRATCH
 
 log = logging.getLogger(__name__)
 
-# folders of a store, beside those of its stages
-FOLDERS_OF_STORE = ("cache", "latest", "runs", "multirun", "pages")
 HALF_BUILT_OR_REPLACED = re.compile(r"(?P<fingerprint>[0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
@@ -32,7 +31,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     """List or remove unneeded nodes and leftover folders. Raise UserError if the folder is not a store, or a running
     command uses it and nodes are to be removed."""
     require_store(store)
-    if not cfg.gc.remove:
+    settings: GC = vars(cfg)["gc"]
+    if not settings.remove:
         return list_or_remove_unneeded(store, remove=False)
     with locks.hold_store_alone(store.root) as is_alone:
         why_not = "" if is_alone else "a command uses it"
@@ -150,19 +150,6 @@ def remove_folder(folder: Path) -> None:
         sealed_json.remove(leftover_name)
         folder = folder.rename(leftover_name)
     sealed_json.remove(folder)
-
-
-def require_store(store: Store) -> None:
-    """Raise UserError if the folder has folders of others and no node, as its name may be mistyped. If the store is
-    empty, say so."""
-    if store.node_folders() or (store.root / "cache" / "locks").is_dir():
-        return
-    names = {path.name for path in store.root.glob("[!.]*/")}
-    if not names <= {*Target, *FOLDERS_OF_STORE}:
-        raise UserError(
-            f"outputs={store.root} is not an artifact store: no node was built there. Correct the path."
-        )
-    log.info("outputs=%s: nothing was built there yet.", store.root)
 
 
 def leftover_folders(store: Store) -> list[Path]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands.gc import list_or_remove_unneeded
 from stages.config.installation import ROOT
+from stages.extras.gc.command import is_created_here, leftover_folders, list_or_remove_unneeded
 from stages.store import locks
 from stages.store.mirror import KEPT_SECONDS
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
-from tests.helpers import TINY, Chain, build, inside, nodes
+from tests.helpers import TINY, Chain, build, inside, nodes, refused
 from tests.pipeline.test_resume import CADENCE, checkpoints, kill_when
 
 OTHER = ("stage=pairs", "label.max_failed=0.2")
@@ -196,3 +196,63 @@ def test_a_complete_node_that_a_kill_left_unnamed_stays(chain: Chain) -> None:
     shutil.rmtree(chain.root / "latest")
     assert removing(chain).returncode == 0
     assert store.partial(node).exists() and chain.folder("eval").exists()
+
+
+FOREIGN = (
+    "sft/mine.partial",
+    "sft/aaaaaaaaaaaa.partial",
+    "photos/0123456789ab.partial",
+    "sft/old.replaced",
+)
+FOREIGN += ("pairs/bbbbbbbbbbbb.replaced", "letters/2024.partial")
+
+
+def test_gc_removes_nothing_that_the_store_did_not_make(chain: Chain, tmp_path: Path) -> None:
+    store = Store(chain.root)
+    node = nodes(chain.root)["sft"]
+    for name in FOREIGN:
+        (chain.root / name).mkdir(parents=True)
+        (chain.root / name / "letter").write_text("dear")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "letter").write_text("dear")
+    store.folder(node).with_suffix(".replaced").symlink_to(elsewhere)
+    shutil.copytree(store.folder(node), store.partial(node))
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert ran.returncode == 0, ran.stderr
+    assert not store.partial(node).exists(), "this one is the store's"
+    assert all((chain.root / name / "letter").exists() for name in FOREIGN)
+    assert (elsewhere / "letter").exists()
+    assert store.find(nodes(chain.root)["report"])
+
+
+def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> None:
+    store = Store(chain.root)
+    node = nodes(chain.root)["sft"]
+    store.partial(node).mkdir()
+    (chain.root / "sft").rename(tmp_path / "sft")
+    (chain.root / "sft").symlink_to(tmp_path / "sft")
+    assert leftover_folders(store) == [store.partial(node)]
+    assert not is_created_here(store, store.partial(node))
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    for name in FOREIGN:
+        (tmp_path / name).mkdir(parents=True)
+    message = refused(*TINY, f"outputs={tmp_path}", "stage=gc", "gc.remove=true")
+    assert message.startswith(f"outputs={tmp_path} is not an artifact store")
+    assert all((tmp_path / name).exists() for name in FOREIGN)
+
+
+def test_nothing_is_removed_while_a_folder_is_not_the_node_of_its_name(chain: Chain) -> None:
+    shutil.copytree(chain.folder("data"), chain.folder("data").with_name("0123456789ab"))
+    refusal = refused(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
+    assert "cannot be read" in refusal
+
+
+@pytest.mark.extended
+def test_in_an_empty_store_nothing_was_built(tmp_path: Path) -> None:
+    inside(*TINY, f"outputs={tmp_path}", "stage=plan")  # it leaves a folder of Hydra's
+    ran = inside(*TINY, f"outputs={tmp_path}", "stage=gc")
+    assert ran.returncode == 0, ran.stderr
+    assert "nothing was built" in ran.stdout

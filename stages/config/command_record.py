@@ -1,0 +1,19 @@
+"""The record of a command: what the command line knows of it before it runs."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+# The object of a command: the run of the typed settings; a model or the evaluation of a finished run, which is the last
+# one unless typed settings select another; the whole store; or nothing in a store.
+Object = StrEnum("Object", "run model evaluation store nothing")
+
+
+@dataclass(frozen=True)
+class Command:
+    """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
+    `block` is the class of its settings, if the core of the configuration does not have them."""
+
+    words: str
+    object: Object
+    prints_json: bool = True
+    block: type | None = None
