@@ -34,6 +34,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
+TEMPLATES = Path(__file__).parent
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
 ORIGIN_COLUMNS = ("source", "task", "licence")  # of a prompt
 SPLITS = ("train", "validation")
@@ -154,7 +155,7 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
 
 def evaluation_section(results: Results, confidence: float) -> str:
     """Return the section of a model card with the results of an evaluation. `confidence`: of its intervals."""
-    return render("evaluation.md.jinja", level=confidence, results=results)
+    return render(TEMPLATES / "evaluation.md.jinja", level=confidence, results=results)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
@@ -262,7 +263,7 @@ def dataset_card(
         tags=["plumbline", "trl", *tables],
     )
     text = render(
-        "dataset_card.md.jinja",
+        TEMPLATES / "dataset_card.md.jinja",
         cell=escape_cell,
         header=header.to_yaml(),
         title=title,

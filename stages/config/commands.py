@@ -15,15 +15,11 @@ CORE: Mapping[str, Command] = {
     "plan": Command("nothing runs: what would, and why", Object.run),
     "compare": Command("evaluations side by side", Object.store),
     "gate": Command("an exit code: worse than another run?", Object.evaluation),
-    "doctor": Command("every file against its digest", Object.store),
     "audit": Command("what is wrong with rows of data.sources", Object.run),
     "chat": Command("talk to a model, or to all side by side", Object.model, prints_json=False),
     "export": Command(
         "a GGUF file, a dataset, or a push to the hub", Object.model, prints_json=False
     ),
-    "sync": Command("sends offline runs to W&B", Object.store, prints_json=False),
-    "convert": Command("a command from another tool's YAML", Object.nothing, prints_json=False),
-    "context": Command("a page of commands, for programs", Object.nothing),
 }
 
 

@@ -201,13 +201,6 @@ class Export:
 
 
 @dataclass
-class Convert:
-    file: str | None = MISSING
-    stage: str | None = words("sft", "dpo", "reward")
-    processes: int = at_least(1)
-
-
-@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -253,7 +246,6 @@ class Config:
     gate: Gate = field(default_factory=Gate)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
-    convert: Convert = field(default_factory=Convert)
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,6 @@ import pytest
 from stages.cli import json_output
 from stages.commands.audit import AuditResult
 from stages.commands.compare import CompareResult
-from stages.commands.doctor import DoctorResult
 from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
@@ -25,7 +24,6 @@ from stages.config.installation import arguments_of
 from stages.config.stage_table import Target
 from stages.evaluation.claims import Word
 from tests.helpers import TINY, Chain, inside, settings
-from tests.pipeline.test_damage import flip
 
 
 def reply(*line: str) -> dict[str, Any]:
@@ -127,14 +125,6 @@ def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain)
     failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
     assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
     assert "gate.against=ffffffffffff" in failed["error"]
-
-
-def test_damage_is_a_result_and_an_error(chain: Chain) -> None:
-    outputs = f"outputs={chain.root}"
-    assert result(DoctorResult, outputs, "stage=doctor")["damaged"] == []
-    flip(chain.folder("data") / "examples.parquet")
-    [line] = result(DoctorResult, outputs, "stage=doctor", code=ExitCode.failed)["damaged"]
-    assert line.endswith("rebuild=data")
 
 
 @pytest.mark.parametrize(

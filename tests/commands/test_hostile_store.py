@@ -287,8 +287,9 @@ def test_a_half_built_node_writes_through_no_link(chain: Chain, tmp_path: Path) 
 
 def test_a_manifest_of_something_else_is_one_line(chain: Chain) -> None:
     edit(chain.folder("eval"), lambda manifest: manifest["config"].update(models={"x": "y"}))
-    for line in [(f"stage={name}",) for name in commands_on(Object.model)]:
-        assert "is damaged" in refused(*line, f"outputs={chain.root}")
+    for name in commands_on(Object.model):
+        keys = EXTRAS_ON_STORE.get(name, ())
+        assert "is damaged" in refused(f"stage={name}", *keys, f"outputs={chain.root}")
     edit(chain.folder("report"), lambda manifest: manifest.update(inputs={}))
     assert "is damaged" in refused("stage=report", f"outputs={chain.root}")
 

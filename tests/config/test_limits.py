@@ -66,7 +66,6 @@ NAMES = [
     "answer.runtime.python",
     "eval.by",
     "grpo.runtime.python",
-    "chat.runtime.python",
     "store.remote",
     "tracker.entity",
     "tracker.group",
@@ -74,8 +73,6 @@ NAMES = [
     "launch.address",
     "compare.sweep",
     "gate.against",
-    "export.repo",
-    "convert.file",
     "data.file.path",
     "reward.source.path",
     "data.file.revision",
@@ -97,6 +94,8 @@ NAMES = [
     "label.licence",
     "data.form.system_prompts",
 ]
+OF_EXTRAS = ("chat.runtime.python", "export.repo", "convert.file")
+NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
 OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]
 OF_LABELERS += ["judge.known", "judge.rubric"]

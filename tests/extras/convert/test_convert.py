@@ -20,12 +20,13 @@ from omegaconf import OmegaConf
 
 from stages.cli import compose
 from stages.cli.spelling import typed_values
-from stages.commands import convert
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.config.schema import Config, Convert
+from stages.config.schema import Config
+from stages.extras.convert import Convert, command
 from stages.preflight import constraints
-from tests.helpers import inside, refuse_unread, settings
+from tests.helpers import inside, refuse_unread, refused, settings
+from tests.store.test_bounded_yaml import BEYOND
 
 PUBLISHED = Path(__file__).with_name("published")
 PROCESSES = 8
@@ -127,9 +128,9 @@ def converted(file: Path, stage: str | None = None) -> tuple[list[str], str]:
     """Return the overrides that the command prints, and the text below it."""
     out = io.StringIO()
     with redirect_stdout(out):
-        convert.run(replace(defaults(), convert=Convert(str(file), stage, PROCESSES)))
-    _, command, *remarks = out.getvalue().strip().split("\n\n")
-    return shlex.split(command)[2:], "\n".join(remarks)
+        command.run(replace(defaults(), **{"convert": Convert(str(file), stage, PROCESSES)}))
+    _, line, *remarks = out.getvalue().strip().split("\n\n")
+    return shlex.split(line)[2:], "\n".join(remarks)
 
 
 def changed(name: str, folder: Path, **settings: Any) -> tuple[list[str], str]:
@@ -270,3 +271,20 @@ def test_the_printed_command_trains(tmp_path: Path) -> None:
         "config"
     ]
     assert (config["beta"], config["seed"], config["batch_size"]) == (0.3, 3, 4)
+
+
+@pytest.mark.parametrize(("text", "place"), BEYOND.values(), ids=BEYOND)
+def test_a_file_beyond_all_bounds_is_refused_with_its_line(
+    text: str, place: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "beyond.yaml"
+    file.write_text(text)
+    line = refused(f"convert.file={file}", "stage=convert")
+    assert line.startswith(f"convert.file={file}: ") and place in line
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "!!python/object:os.system x"])
+def test_a_value_that_yaml_cannot_build_is_one_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(f"a: {text}\n")
+    assert refused(f"convert.file={file}", "stage=convert").startswith("convert.file=")

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from stages.config.exit_codes import ExitCode
+from stages.extras.doctor.command import DoctorResult
+from tests.cli.test_json import result
 from tests.helpers import TINY, Chain, build, inside, refused
 from tests.pipeline.test_damage import flip
 
@@ -60,3 +63,11 @@ def test_in_an_empty_store_nothing_was_built(tmp_path: Path) -> None:
     ran = inside(*TINY, f"outputs={tmp_path}", "stage=doctor")
     assert ran.returncode == 0, ran.stderr
     assert "nothing was built" in ran.stdout and "intact" not in ran.stdout
+
+
+def test_damage_is_a_result_and_an_error(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    assert result(DoctorResult, outputs, "stage=doctor")["damaged"] == []
+    flip(chain.folder("data") / "examples.parquet")
+    [line] = result(DoctorResult, outputs, "stage=doctor", code=ExitCode.failed)["damaged"]
+    assert line.endswith("rebuild=data")

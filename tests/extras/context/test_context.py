@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import context
 from stages.config.exit_codes import MEANINGS, ExitCode, GateCode
 from stages.config.installation import ROOT, arguments_of
+from stages.extras.context import command
 from stages.preflight import constraints
 from tests.docs.test_pages import one_of_each
 from tests.helpers import inside, refuse_unread, settings
 
 FILE = ROOT / "docs" / "examples" / "preferences.jsonl"
-PAGE = context.run()
+PAGE = command.run()
 LINES = [each.command.replace("=FILE", f"={FILE}") for each in PAGE.commands]
 
 

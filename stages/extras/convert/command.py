@@ -22,6 +22,7 @@ from stages.config.errors import UserError, require_known, visible
 from stages.config.installation import program, read_beside
 from stages.config.override_text import hydra_text
 from stages.config.schema import Config
+from stages.extras.convert import Convert
 from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
 from stages.store.sealed_json import WRONG_SHAPE
@@ -80,16 +81,17 @@ class Conversion:
 def run(cfg: Config, *_: object) -> None:
     """Print the command for a training file, the framework's defaults that it relies on, and what has no counterpart.
     Raise UserError if the file is not the YAML of a training."""
-    where = f"convert.file={cfg.convert.file}"
-    if not cfg.convert.file:
+    typed: Convert = vars(cfg)["convert"]
+    where = f"convert.file={typed.file}"
+    if not typed.file:
         raise UserError(f"{where}: there is none. Type convert.file=FILE, the YAML of a training.")
-    settings = read_settings(user_path(cfg.convert.file), where)
+    settings = read_settings(user_path(typed.file), where)
     framework = detect_framework(settings, where)
-    stage = cfg.convert.stage or detect_stage(settings, framework, where)
+    stage = typed.stage or detect_stage(settings, framework, where)
     table = load_table(framework)
     defaults = framework_defaults(table, stage)
     harmless_names = frozenset([*TRL["harmless"], *table["harmless"]])
-    this = Conversion(stage, cfg.convert.processes, dict(defaults), harmless_names=harmless_names)
+    this = Conversion(stage, typed.processes, dict(defaults), harmless_names=harmless_names)
     try:
         convert(this, table, settings)
     except WRONG_SHAPE as error:
@@ -98,7 +100,7 @@ def run(cfg: Config, *_: object) -> None:
     words = [*program(), f"stage={stage}"]
     for key, value in this.overrides.items():
         words.append(f"{key.replace('STAGE', stage)}={hydra_text(value)}")
-    lines = [f"{cfg.convert.file}: {stage}, by the keys of {table['title']}", "", shlex.join(words)]
+    lines = [f"{typed.file}: {stage}, by the keys of {table['title']}", "", shlex.join(words)]
     # a default that is still untranslated has no reader in this training
     used_defaults = defaults.keys() - this.file_keys - this.untranslated.keys()
     if used_defaults:

@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.store.mirror import Mirror
 from stages.store.store import Store
-from stages.tracking.wandb import CUT_OFF, has_key, use_folder
+from stages.tracking.wandb import CUT_OFF, has_key, run_id, use_folder
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,6 @@ def unsent_runs(store: Store, runs_folder: Path) -> list[Path]:
         else:
             finished_and_unsent.append(run)
     return finished_and_unsent
-
-
-def run_id(run: Path) -> str:
-    """Return `<stage>-<fingerprint>-<attempt>`, the end of a run folder's name."""
-    stage_fingerprint_attempt = run.name.split("-")[-3:]
-    return "-".join(stage_fingerprint_attempt)
 
 
 def is_sent(run: Path) -> bool:

@@ -1,11 +1,12 @@
 """`stage=context`: one page for programs that type commands, from a preference file to a verdict.
 
-Its commands and notes are in context.yaml, the page's text in context.md.jinja. Exit codes come from the file that
+Its commands and notes are in command.yaml, the page's text in context.md.jinja. Exit codes come from the file that
 defines them, and tables from docs/reference/."""
 
 import re
 import sys
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 
 from stages.commands.documents import render
 from stages.commands.result import Result
@@ -59,7 +60,7 @@ class ContextResult(Result):
     def page(self) -> str:
         """The same in Markdown."""
         return render(
-            "context.md.jinja",
+            Path(__file__).with_name("context.md.jinja"),
             program=" ".join(program()),
             commands=self.commands,
             formats=reference_table(*FORMATS),
