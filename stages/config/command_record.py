@@ -8,6 +8,13 @@ from enum import StrEnum
 Object = StrEnum("Object", "run model evaluation store nothing")
 
 
+class Block:
+    """Settings of a command. Other classes of settings may serve, too, if types and limits refuse all that is wrong."""
+
+    def validate(self, is_target: bool) -> None:
+        """Raise UserError for settings that cannot work, `is_target`: for this command, which is the one typed."""
+
+
 @dataclass(frozen=True)
 class Command:
     """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.

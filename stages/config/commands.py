@@ -16,10 +16,6 @@ CORE: Mapping[str, Command] = {
     "compare": Command("evaluations side by side", Object.store),
     "gate": Command("an exit code: worse than another run?", Object.evaluation),
     "audit": Command("what is wrong with rows of data.sources", Object.run),
-    "chat": Command("talk to a model, or to all side by side", Object.model, prints_json=False),
-    "export": Command(
-        "a GGUF file, a dataset, or a push to the hub", Object.model, prints_json=False
-    ),
 }
 
 

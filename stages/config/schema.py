@@ -23,7 +23,7 @@ from stages.config.blocks.evaluation import (
 from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
-from stages.config.blocks.runtimes import ChatRuntime, DeviceRuntime
+from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
     BLOCKS,
@@ -39,7 +39,6 @@ from stages.config.blocks.training import (
     Training,
 )
 from stages.config.commands import COMMANDS
-from stages.config.errors import UserError
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
@@ -173,34 +172,6 @@ class Shared:
 
 
 @dataclass
-class Chat:
-    model: choices.Role = MISSING
-    temperature: float = MISSING
-    max_new_tokens: int = at_least(1)
-    precision: choices.Precision = MISSING
-    seed: int = random_seed()
-    sampler: str = words("generate", "vllm")
-    runtime: ChatRuntime = field(default_factory=ChatRuntime)
-
-
-@dataclass
-class Export:
-    format: choices.ExportFormat = MISSING
-    model: choices.Role = MISSING
-    dtype: choices.GGUFType | None = MISSING
-    repo: str | None = MISSING
-    private: bool = MISSING
-
-    def check(self) -> None:
-        """Raise UserError for a key that another format reads."""
-        is_gguf = self.format is choices.ExportFormat.gguf
-        if is_gguf and self.repo:
-            raise UserError(f"export.repo={self.repo}: nothing is pushed. Add export.format=hub.")
-        if self.dtype and not is_gguf:
-            raise UserError(f"export.dtype={self.dtype}: add export.format=gguf, or leave it out.")
-
-
-@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -244,8 +215,6 @@ class Config:
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)
-    chat: Chat = field(default_factory=Chat)
-    export: Export = field(default_factory=Export)
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

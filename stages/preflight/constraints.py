@@ -50,7 +50,7 @@ def validate_config(cfg: Config) -> None:
         machine_needs.validate_sharding,
         machine_needs.validate_ray,
         machine_needs.validate_trackers,
-        machine_needs.validate_export,
+        machine_needs.validate_commands,
         validate_adapters,
         validate_trainings,
         capacity.validate_pairs,

@@ -18,7 +18,8 @@ from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.result import Reply, Result
 from stages.commands.run_result import RunResult
-from stages.config.commands import COMMANDS, import_run
+from stages.config.command_record import Object
+from stages.config.commands import COMMANDS, commands_on, import_run
 from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import arguments_of
 from stages.config.stage_table import Target
@@ -74,7 +75,7 @@ def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     assert report["page"] == str(chain.root / "report.html")
     assert report["answers_page"] == str(chain.root / "answers.html")
     following = typed_arguments(report["next_command"])
-    assert settings(*following).stage in ("chat", "export", Target.report)
+    assert settings(*following).stage in (*commands_on(Object.model), Target.report)
     assert report["nodes"][-1]["metrics"]["verdict"]
 
 
@@ -167,8 +168,6 @@ def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_has_a_known_result_or_none() -> None:
     for name, command in COMMANDS.items():
-        if name in ("chat", "export"):  # without a `run` of their own
-            continue
         returned = typing.get_type_hints(import_run(name))["return"]
         kinds = typing.get_args(returned) or [returned]
         expected = Result if command.prints_json else type(None)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stages import report
-from stages.commands.export import evaluation_section
+from stages.commands.documents import evaluation_section
 from stages.config.installation import ROOT
 from stages.evaluation import claims
 from stages.evaluation.claims import ANSWERS, Claim, Word

@@ -28,8 +28,6 @@ OF_NO_STAGE = {
     "config/trainers.py": "refuses settings",
     "extras/": "reads finished nodes, and builds none",
     "labelers/rubrics/": "the label node's settings hold a rubric's digest",
-    "models/gguf_file.py": "of stage=export",
-    "models/sentencepiece_tokens.py": "of stage=export",
     "pages/live.py": "shows a run",
     "pages/runs.py": "lists the runs",
     "pipeline/": "wires nodes, whose settings and inputs the fingerprints hold",

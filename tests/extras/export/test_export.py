@@ -29,7 +29,8 @@ from transformers import (
 from stages import base
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import gguf_file, hub, rendering
+from stages.extras.export import gguf_file
+from stages.models import hub, rendering
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.preflight import constraints
@@ -302,3 +303,20 @@ def test_settings_that_only_sft_could_build_are_enough_for_its_model(line: tuple
     constraints.validate_config(settings(*TINY, *typed, *line))
     with pytest.raises(UserError, match="sample needs 1 prompts"):
         constraints.validate_config(settings(*TINY, *typed, "stage=report"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "way_out"),
+    [
+        ("export.repo=user/name stage=export", "export.format=hub"),
+        ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
+        ("export.repo=a/../b", "Type export.repo=user/name"),
+        ("stage=export export.format=hub export.repo=a/b.git", "Type export.repo=user/name"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(typed: str, way_out: str) -> None:
+    assert way_out in refused(*TINY, *typed.split())
+
+
+def test_a_name_of_the_hub_is_let_through() -> None:
+    constraints.validate_config(settings(*TINY, "export.repo=some-one/my_model.v2"))

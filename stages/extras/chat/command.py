@@ -12,15 +12,20 @@ import torch
 from rich.console import Console
 from transformers.generation import BaseStreamer
 
+from stages.commands import finished_run
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.errors import UserError, visible
-from stages.config.schema import Chat
+from stages.config.schema import Config
+from stages.extras.chat import Chat
+from stages.hardware import process
 from stages.models.contract import Contract, load_or_derive_contract
 from stages.models.loading import read_context_length
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.store.node import Node
 from stages.store.plugins import load_class
 from stages.store.records import Message, content_id
+from stages.store.store import Store
 
 NEW = "/new"
 QUIT = "/quit"
@@ -103,6 +108,17 @@ class Speaker:
             printer.put(torch.tensor(completion.token_ids))
             printer.end()
         return self.contract.text(completion.token_ids).strip()
+
+
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
+    """Talk to a model of a finished run."""
+    process.warn_of_versions()
+    settings: Chat = vars(cfg)["chat"]
+    finished = finished_run.find_run(cfg, nodes, store)
+    model = finished.model(settings.model, "chat.model")
+    finished_run.require_nodes([model], cfg, store, overrides, finished.settings)
+    store.verify(store.folder(model))
+    talk(settings, store.folder(model))
 
 
 def talk(cfg: Chat, node: Path) -> None:

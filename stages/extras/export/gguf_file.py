@@ -17,11 +17,11 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import sentencepiece_tokens
+from stages.extras.export import sentencepiece_tokens
+from stages.extras.export.sentencepiece_tokens import SentencePieceTokens
 from stages.models.base_licence import read_licence
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
 from stages.models.rendering import GOLDEN, adds_bos, golden_conversations, token_ids
-from stages.models.sentencepiece_tokens import SentencePieceTokens
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,

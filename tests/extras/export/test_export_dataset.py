@@ -9,7 +9,7 @@ import pytest
 from datasets import DatasetDict, load_dataset
 from huggingface_hub import DatasetCard
 
-from stages.commands import export
+from stages.extras.export import command as export
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store

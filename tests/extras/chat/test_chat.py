@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,17 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.commands.chat import AnswerPrinter, Speaker
-from stages.commands.finished_run import last_run
-from stages.config.choices import Role
 from stages.config.errors import UserError
+from stages.extras.chat.command import AnswerPrinter, Speaker
 from stages.models.contract import Continuation, Contract, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.pipeline import provenance
+from stages.preflight import constraints
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Example, load
-from stages.store.store import Store
 from tests.helpers import (
     ROOT,
     TINY,
@@ -75,22 +72,6 @@ def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> Non
     assert output.startswith(f"> {opening}\n{reply}\n> colour")
     assert "do not fit in the context of 2048" in output
     assert output.endswith(f"> {request}\n{later}\n> /new\n> {request}\n{alone}\n")
-
-
-def test_the_only_trained_model_stands_for_a_policy(chain: Chain) -> None:
-    for stage in ("report", "eval", "dpo"):
-        (chain.root / "latest" / stage).unlink()
-    run = last_run(settings(*TINY, "stage=chat"), Store(chain.root))
-    assert run.models.keys() == {"base", "sft"}
-    assert run.model(Role.policy, "chat.model") == run.models["sft"]
-    with pytest.raises(UserError, match="Use base, sft"):
-        run.model(Role.control, "chat.model")
-
-
-def test_a_run_without_its_evaluation_is_told(chain: Chain) -> None:
-    shutil.rmtree(chain.folder("eval"))
-    with pytest.raises(UserError, match="is not in this store, so its run is not known"):
-        last_run(settings("stage=chat"), Store(chain.root))
 
 
 @pytest.mark.extended
@@ -166,3 +147,14 @@ def test_vllm_answers_and_ends_with_the_chat(
         f"chat.runtime.python={sys.executable}",
     )
     assert refused(*line).startswith(f"chat.runtime.python={sys.executable}: vLLM failed: ")
+
+
+def test_a_role_without_a_model_is_refused(chain: Chain) -> None:
+    assert refused(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control").startswith(
+        "chat.model=control"
+    )
+
+
+def test_an_answer_may_be_long() -> None:
+    """The model that is then asked says whether it reads so much."""
+    constraints.validate_config(settings(*TINY, "chat.max_new_tokens=3000"))

@@ -15,12 +15,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from stages.commands.documents import render
-from stages.commands.finished_run import config_of
-from stages.config.choices import ExportFormat, GGUFType
+from stages.commands import finished_run
+from stages.commands.documents import evaluation_section, render
+from stages.commands.finished_run import config_of, damaged_if_odd, require_nodes
+from stages.config.blocks.models import Model
+from stages.config.choices import ExportFormat, GGUFType, Role
 from stages.config.errors import UserError, visible
-from stages.config.schema import Export
-from stages.evaluation.results import Results, read_results
+from stages.config.schema import Config
+from stages.config.stage_table import Target
+from stages.evaluation.results import read_results
+from stages.extras.export import Export
+from stages.hardware import process
 from stages.models import hub
 from stages.models.base_licence import licence_message, read_licence
 from stages.models.model_card import model_name, source_name
@@ -30,11 +35,12 @@ from stages.store.manifest import Manifest, manifest_of
 from stages.store.node import Node, in_build_order
 from stages.store.records import MESSAGES, content_id
 from stages.store.sealed_json import remove, replace_folder
+from stages.store.source_files import locate
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).parent
+DATASET_CARD = Path(__file__).with_name("dataset_card.md.jinja")
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
 ORIGIN_COLUMNS = ("source", "task", "licence")  # of a prompt
 SPLITS = ("train", "validation")
@@ -112,6 +118,62 @@ def escape_cell(text: str) -> str:
     return " ".join(re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text).split())
 
 
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
+    """Export a model of a finished run, or what its models were trained on."""
+    process.warn_of_versions()
+    settings: Export = vars(cfg)["export"]
+    finished = finished_run.find_run(cfg, nodes, store)
+    if settings.format is ExportFormat.dataset:
+        with damaged_if_odd(store.root / "latest"):
+            exported = nodes_trained_on(finished.models)
+        judged = [node.inputs["judged"] for node in exported if "judged" in node.inputs]
+        # these say where a prompt is from
+        require_nodes(judged, cfg, store, overrides, finished.settings)
+    else:
+        exported = [finished.model(settings.model, "export.model")]
+        if settings.format is ExportFormat.gguf:
+            require_gguf(exported[0], store)
+    require_nodes(exported, cfg, store, overrides, finished.settings)
+    store.verify(*map(store.folder, exported))
+    write(settings, exported, finished.evaluation, store)
+
+
+def require_gguf(model: Node, store: Store) -> None:
+    """Raise UserError if no GGUF file can be written of the base model of a model, which may not be trained yet."""
+    from stages.extras.export import (
+        gguf_file,  # imported here, as it loads torch, which takes seconds
+    )
+
+    for base in in_build_order([model]):
+        if not isinstance(base.config, Model):
+            continue
+        folder: Path | None = store.folder(base) / "model"
+        if not store.find(base):
+            folder = locate(str(base.config.path), base.config.key) if base.config.path else None
+        if folder and folder.is_dir():
+            gguf_file.read_exportable(folder)
+
+
+def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
+    """Return the nodes that models were trained on: pairs of every round, labelled completions, and SFT's examples."""
+    trained = [models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models]
+    pairs = list[Node]()
+    labels = list[Node]()
+    for model in trained:  # an arm may have labels, too
+        config_of(model)  # which a deleted model does not have
+        if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
+            labels.append(model.inputs["unpaired"])
+        while model.stage == Target.dpo:
+            if model.inputs["pairs"] not in pairs:
+                pairs.insert(0, model.inputs["pairs"])
+            model = model.inputs["policy"]  # of the round before
+    tables = [*pairs, *labels]
+    sft = models.get(Role.sft) or models[Role.policy]
+    if config_of(sft)["train"]:
+        tables.append(sft.inputs["data"])
+    return tables
+
+
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
     """Export a model, or a dataset of several nodes. The card of a pushed model has the results of its evaluation."""
     if cfg.format is ExportFormat.dataset:
@@ -128,7 +190,9 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
 
 def write_gguf_file(cfg: Export, node: Node, store: Store) -> None:
     """Write a GGUF file to `outputs/export/`."""
-    from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
+    from stages.extras.export import (
+        gguf_file,  # imported here, as it loads torch, which takes seconds
+    )
 
     model = store.folder(node) / "model"
     name = model_name(node.stage, node.fingerprint, read_licence(model))
@@ -151,11 +215,6 @@ def push_model(cfg: Export, node: Node, evaluation: Node | None, store: Store) -
         log.info("The card has no results, as the model is not evaluated: stage=eval does it.")
     address = hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card)
     log.info("Pushed to %s", address)
-
-
-def evaluation_section(results: Results, confidence: float) -> str:
-    """Return the section of a model card with the results of an evaluation. `confidence`: of its intervals."""
-    return render(TEMPLATES / "evaluation.md.jinja", level=confidence, results=results)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
@@ -263,7 +322,7 @@ def dataset_card(
         tags=["plumbline", "trl", *tables],
     )
     text = render(
-        TEMPLATES / "dataset_card.md.jinja",
+        DATASET_CARD,
         cell=escape_cell,
         header=header.to_yaml(),
         title=title,
