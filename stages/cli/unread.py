@@ -12,6 +12,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
 from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
 from stages.config.choices import Adapter, Split, Strategy
+from stages.config.commands import COMMANDS
 from stages.config.schema import Config
 from stages.config.stage_table import STAGES, Target
 from stages.pipeline.graph import ABSENT_OF_DEMONSTRATIONS, OWN_OF_DEMONSTRATIONS, way_to_stage
@@ -124,6 +125,7 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
     of_rows = "it is of rows of files. Add data.sources=[{path: FILE}]"
     if not (cfg.data.sources or cfg.outside or cfg.eval.judged.source):
         reasons["data.form"] = of_rows
-    if not cfg.data.sources and cfg.stage != "audit":
+    if not cfg.data.sources:
         reasons["data.audit"] = of_rows
-    return reasons
+    read_by_command = COMMANDS[cfg.stage].settings if cfg.stage in COMMANDS else ()
+    return {key: reason for key, reason in reasons.items() if key not in read_by_command}

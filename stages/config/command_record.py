@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stages.config.stage_table import Phase
+
 # The object of a command: the run of the typed settings; a model or the evaluation of a finished run, which is the last
 # one unless typed settings select another; the whole store; or nothing in a store.
 Object = StrEnum("Object", "run model evaluation store nothing")
@@ -18,9 +20,12 @@ class Block:
 @dataclass(frozen=True)
 class Command:
     """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
-    `block` is the class of its settings, if the core of the configuration does not have them."""
+    `block` is the class of its settings, if the core of the configuration does not have them. A command on a run that
+    uses no more than its beginning has a `phase`. It reads `settings` that a run of such nodes may leave unread."""
 
     words: str
     object: Object
     prints_json: bool = True
     block: type | None = None
+    phase: Phase | None = None
+    settings: tuple[str, ...] = ()

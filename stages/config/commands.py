@@ -9,13 +9,13 @@ from typing import Any
 
 from stages.config.command_record import Command, Object
 from stages.config.installation import PACKAGE
+from stages.config.stage_table import Phase
 
 # `stages/commands/NAME.py` has the `run` of each
 CORE: Mapping[str, Command] = {
     "plan": Command("nothing runs: what would, and why", Object.run),
     "compare": Command("evaluations side by side", Object.store),
     "gate": Command("an exit code: worse than another run?", Object.evaluation),
-    "audit": Command("what is wrong with rows of data.sources", Object.run),
 }
 
 
@@ -35,6 +35,11 @@ COMMANDS: Mapping[str, Command] = {**CORE, **EXTRAS}
 def commands_on(*objects: Object) -> tuple[str, ...]:
     """Return the commands on these objects."""
     return tuple(name for name, command in COMMANDS.items() if command.object in objects)
+
+
+def commands_in(phase: Phase) -> tuple[str, ...]:
+    """Return the commands that use a run's nodes of a phase alone."""
+    return tuple(name for name, command in COMMANDS.items() if command.phase is phase)
 
 
 def import_run(name: str) -> Callable[..., Any]:

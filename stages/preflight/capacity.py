@@ -9,7 +9,7 @@ from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import LoRA
 from stages.config.choices import Adapter, Align, Split, Strategy
 from stages.config.command_record import Object
-from stages.config.commands import commands_on
+from stages.config.commands import commands_in, commands_on
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Phase, Target, stages_of
@@ -19,7 +19,7 @@ from stages.store.source_files import locate
 
 ALL_LINEAR = "all-linear"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
-BEFORE_CANDIDATES = ("audit", *stages_of(Phase.start))
+BEFORE_CANDIDATES = (*stages_of(Phase.start), *commands_in(Phase.start))
 # commands that use what a run has built, maybe by SFT alone
 ON_FINISHED_MODELS = commands_on(Object.model)
 BEFORE_PAIRS = stages_of(Phase.candidates)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
-from stages.commands.audit import AuditResult
 from stages.commands.compare import CompareResult
 from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
@@ -82,24 +81,6 @@ def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
 def typed_arguments(line: str) -> list[str]:
     """Return the arguments of a command that a reply names."""
     return [word for word in arguments_of(line) if not word.startswith("outputs=")]
-
-
-def test_an_audit_counts_the_rows_that_can_be_used_and_those_that_repeat(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
-        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
-        {"prompt": "Name a tree by the sea.", "chosen": "A tamarisk.", "rejected": "A pike."},
-        {"prompt": "Name a bird."},
-    ]
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    line = ("stage=audit", "label=dataset", f"label.path={file}", f"outputs={tmp_path / 'outputs'}")
-    audit = result(AuditResult, *line)
-    assert (audit["rows"], audit["usable"], audit["repeats"]) == (4, 3, 1)
-    assert {code["code"]: code["rows"] for code in audit["codes"]}["duplicate"] == 1
-    assert [source["path"] for source in audit["sources"]] == [str(file)]
-    assert Path(audit["page"]).exists() and Path(audit["rows_file"]).exists()
-    assert "stage=plan" in typed_arguments(audit["next_command"])
 
 
 def test_a_run_names_the_file_of_the_rows_that_it_left_out(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ MOST_EXAMPLES = 3  # of a code, and of a source's rows as a training reads them
 # in the store's root
 ROWS = "audit.jsonl"
 PAGE = "audit.html"
+TEMPLATE = Path(__file__).with_name("audit.html.jinja")
 
 
 @dataclass
@@ -324,7 +325,7 @@ def write_page(
         notes += source.report.notes
         for code, cases in source.examples.items():
             examples[code] += cases
-    page = environment().get_template("audit.html.jinja")
+    page = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     html = page.render(
         result=result, notes=notes, meanings=MEANINGS, examples=examples, trained=trained
     )

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UNSEEN
+from stages.extras.audit.command import AuditResult
 from tests.browser import page_faults
+from tests.cli.test_json import result, typed_arguments
 from tests.helpers import Chain, refused
 from tests.helpers import inside as run
 
@@ -121,3 +123,21 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
         (("data.audit.actions={contaminated: drop}", against), "broken.jsonl: line 2"),
     ):
         assert message in refused(*typed, *wrong)
+
+
+def test_an_audit_counts_the_rows_that_can_be_used_and_those_that_repeat(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
+        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
+        {"prompt": "Name a tree by the sea.", "chosen": "A tamarisk.", "rejected": "A pike."},
+        {"prompt": "Name a bird."},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ("stage=audit", "label=dataset", f"label.path={file}", f"outputs={tmp_path / 'outputs'}")
+    audit = result(AuditResult, *line)
+    assert (audit["rows"], audit["usable"], audit["repeats"]) == (4, 3, 1)
+    assert {code["code"]: code["rows"] for code in audit["codes"]}["duplicate"] == 1
+    assert [source["path"] for source in audit["sources"]] == [str(file)]
+    assert Path(audit["page"]).exists() and Path(audit["rows_file"]).exists()
+    assert "stage=plan" in typed_arguments(audit["next_command"])
