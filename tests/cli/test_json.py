@@ -58,6 +58,7 @@ def test_a_plan_is_an_object_for_this_machine_and_another(chain: Chain) -> None:
     assert all(node["memory"]["peak"] > 0 for node in other["nodes"])
 
 
+@pytest.mark.extra("chat")
 def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     outputs = f"outputs={chain.root}"
     made = result(RunResult, outputs, "stage=pairs", "pairs.max_length_ratio=9")

@@ -246,12 +246,12 @@ def test_a_manifest_that_leads_out_of_the_store_is_none(change: Edit, chain: Cha
     assert refused("stage=report", f"outputs={chain.root}").startswith("stage=report: ")
 
 
-def test_a_node_among_its_own_inputs_is_one_line(chain: Chain) -> None:
+@pytest.mark.parametrize("stage", ["plan", "report", *commands_on(Object.model)])
+def test_a_node_among_its_own_inputs_is_one_line(stage: str, chain: Chain) -> None:
     report = chain.folder("report")
     own = {"stage": "report", "fingerprint": report.name}
     edit(report, lambda manifest: manifest["inputs"]["eval"].update(own))
-    for stage in ("plan", "report", *commands_on(Object.model)):
-        assert "among its own inputs" in refused(f"stage={stage}", f"outputs={chain.root}")
+    assert "among its own inputs" in refused(f"stage={stage}", f"outputs={chain.root}")
 
 
 @pytest.mark.extra("doctor")
@@ -285,11 +285,14 @@ def test_a_half_built_node_writes_through_no_link(chain: Chain, tmp_path: Path) 
     assert precious.read_text() == "mine" and store.find(node)
 
 
-def test_a_manifest_of_something_else_is_one_line(chain: Chain) -> None:
+@pytest.mark.parametrize("stage", commands_on(Object.model))
+def test_an_evaluation_of_something_else_is_one_line(stage: str, chain: Chain) -> None:
     edit(chain.folder("eval"), lambda manifest: manifest["config"].update(models={"x": "y"}))
-    for name in commands_on(Object.model):
-        keys = EXTRAS_ON_STORE.get(name, ())
-        assert "is damaged" in refused(f"stage={name}", *keys, f"outputs={chain.root}")
+    keys = EXTRAS_ON_STORE.get(stage, ())
+    assert "is damaged" in refused(f"stage={stage}", *keys, f"outputs={chain.root}")
+
+
+def test_a_manifest_of_something_else_is_one_line(chain: Chain) -> None:
     edit(chain.folder("report"), lambda manifest: manifest.update(inputs={}))
     assert "is damaged" in refused("stage=report", f"outputs={chain.root}")
 
