@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from stages.config.installation import program
 from stages.config.override_text import overrides
-from stages.config.schema import POLICY_STAGES, Report, Target
+from stages.config.schema import Report
+from stages.config.stage_table import LINEAGE, POLICY_STAGES, STAGES, Target
 from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
@@ -56,11 +57,7 @@ LENGTH_BOUNDS = (0, 2, 4, 8, 16, 32, 64, 128, 256)  # of the bars of answers' le
 TOP_OF_PAGE = ""  # as a section of warnings
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
-WARNED_IN = {
-    stage: section
-    for section, stages in glossary.TEXTS["warned_in"].items()
-    for stage in stages.split()
-}
+WARNED_IN = {name: stage.section for name, stage in STAGES.items()}
 
 
 @dataclass(frozen=True)
@@ -392,9 +389,9 @@ def warnings_by_section(
     """Group (node, warning) by the section that shows them; '' is the top of the page."""
     by_section = defaultdict[str, list[tuple[str, str]]](list)
     for name, manifest in nodes.items():
-        section = WARNED_IN.get(manifest["stage"], "lineage")
+        section = WARNED_IN.get(manifest["stage"], LINEAGE)
         if section not in shown_sections:
-            section = "lineage"
+            section = LINEAGE
         if name == "eval":
             section = TOP_OF_PAGE
         by_section[section] += [(name, warning) for warning in manifest["warnings"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.pipeline.stage_table import STAGES
+from stages.config.stage_table import STAGES
 
 HOUSE = ROOT / "stages"
 # The packages that a package may import, and with them their own imports. Imports run one way. Only the worker and
@@ -38,12 +38,13 @@ MAY_IMPORT = {
     "preflight": ("pipeline", "formats", "labelers", "training"),
     "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts calls
     "cli": ("commands",),
+    "extras": ("cli",),  # anything, and nothing imports them
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
 PARTS = {
     room
     for room in MAY_IMPORT
-    if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")
+    if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking", "extras")
 }
 
 
@@ -54,6 +55,11 @@ def allowed(room: str) -> set[str]:
 @cache
 def imported(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports anywhere, also inside functions: `stages.models.loading`."""
+    return frozenset(name for name in imported_names(path) if is_ours(name))
+
+
+def imported_names(path: Path) -> set[str]:
+    """Modules, packages and names in them."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -63,7 +69,7 @@ def imported(path: Path) -> frozenset[str]:
             modules |= {name for name in (node.module, *names) if name.startswith("stages.")}
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
-    return frozenset(name for name in modules if is_ours(name))
+    return modules
 
 
 def module_of(path: Path) -> str:
@@ -85,6 +91,17 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
         for path in (HOUSE / room).rglob("*.py")
         for module in imported(path)
         if module.split(".")[1] not in allowed(room)
+    }
+    assert not astray
+
+
+def test_no_file_imports_an_extra_that_is_not_its_own() -> None:
+    astray = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in [ROOT / "run.py", *HOUSE.rglob("*.py")]
+        for name in imported_names(path)
+        if name.startswith("stages.extras.")
+        and not path.is_relative_to(HOUSE / "extras" / name.split(".")[2])
     }
     assert not astray
 

@@ -22,7 +22,9 @@ from stages.cli import recipes, spelling, starting_values, typed_lists, value_ty
 from stages.cli.explain import unknown_key_message
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import EMBEDDED, ChatML, Own
-from stages.config.choices import Command, Precision
+from stages.config.choices import Precision
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import Errors, UserError
 from stages.config.installation import untyped_programs
 from stages.config.schema import Config
@@ -41,23 +43,10 @@ HOME_PATH = re.compile(r"(?<=[=\[{,: ])~[\w.-]*/(?:[^,\]}'\"]*[^\s,\]}'\"])?")
 # several models to examine, with or without brackets
 MODELS = re.compile(r"(examine\.model=)\[?([^\[\]{}()'\",]+(?:,[^\[\]{}()'\",]+)+)\]?")
 # Commands about a finished run, which is the last one unless typed settings select another
-COMMANDS_ON_FINISHED_RUN = (Command.chat, Command.export, Command.gate)
-COMMANDS_ON_WHOLE_STORE = (
-    Command.compare,
-    Command.sync,
-    Command.doctor,
-    Command.gc,
-    Command.convert,
-    Command.context,
-)
+COMMANDS_ON_FINISHED_RUN = commands_on(Object.model, Object.evaluation)
 # Commands on results, which make no store
-COMMANDS_ON_RESULTS = (
-    *COMMANDS_ON_FINISHED_RUN,
-    Command.compare,
-    Command.sync,
-    Command.doctor,
-    Command.gc,
-)
+COMMANDS_ON_RESULTS = (*COMMANDS_ON_FINISHED_RUN, *commands_on(Object.store))
+COMMANDS_WITHOUT_GRAPH = commands_on(Object.store, Object.nothing)
 LAUNCHER = "hydra/launcher"  # Hydra's group
 # Downloaded models stay in the hub's shared cache
 LIBRARY_CACHES = {
@@ -228,7 +217,7 @@ def untyped_reaches(composed: DictConfig) -> list[Reach]:
         values = OmegaConf.to_container(composed, resolve=True)
     reaches = programs_and_servers.untyped_reaches(values, as_written, typed_in_job())
     reaches += untyped_launcher()
-    is_plan = composed.stage == Command.plan
+    is_plan = composed.stage == "plan"
     programs = [reach.value for reach in reaches if is_plan and reach.is_program]
     untyped_programs.set(frozenset(programs))
     return reaches
@@ -302,7 +291,7 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run."""
     if stage not in COMMANDS_ON_FINISHED_RUN:
-        return stage not in COMMANDS_ON_WHOLE_STORE
+        return stage not in COMMANDS_WITHOUT_GRAPH
     return selects_run(spelling.typed_values(typed))
 
 

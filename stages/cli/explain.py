@@ -44,7 +44,7 @@ from stages.config.errors import (
 from stages.config.exit_codes import ExitCode
 from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
-from stages.config.schema import OPTIONS, Config
+from stages.config.schema import OPTIONS, RunConfig
 from stages.config.trainers import not_passed_on_message
 from stages.hardware import process
 
@@ -168,7 +168,7 @@ def unknown_key_message(key: str, block_class: type) -> str:
             problem = f"{key}: {group}={chosen[0]} does not have this key"
             return f"{problem}. Add {' or '.join(having)}, or leave the key out."
     names = typable_keys(block_class)
-    if block_class is Config:
+    if block_class is RunConfig:
         names = [*{*names, *option_files()}]
     elsewhere = keys_called(name, block)
     is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)

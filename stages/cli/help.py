@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
+from itertools import zip_longest
+from math import ceil
 from typing import Any, NamedTuple
 
 import hydra
@@ -18,8 +20,10 @@ from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import LABELS, Voter
 from stages.config.blocks.sampling import Drawn, Member, OpenAI
+from stages.config.commands import COMMANDS
 from stages.config.errors import UserError, suggest
-from stages.config.schema import CONF, OPTIONS, Config
+from stages.config.schema import CONF, OPTIONS, RunConfig
+from stages.config.stage_table import STAGES
 
 # Blocks that stand in lists and mappings, the arguments of every trainer, and the keys of all that compare answers
 LISTED = {
@@ -56,8 +60,27 @@ def usage() -> str:
     for group, files in settings.option_files().items():
         names_by_group[group] = [path.stem for path in files]
     lines = [f"{group}: {', '.join(names)}" for group, names in sorted(names_by_group.items())]
+    commands_with_json = [name for name, command in COMMANDS.items() if command.prints_json]
+    texts = {
+        "$TARGETS": "\n".join(target_lines()),
+        "$APP_CONFIG_GROUPS": "\n".join(lines),
+        "$COMMANDS_WITH_JSON": ", ".join(commands_with_json),
+    }
     template: str = OmegaConf.load(CONF / "config.yaml").hydra.help.template
-    return template.replace("$APP_CONFIG_GROUPS", "\n".join(lines))
+    for placeholder, text in texts.items():
+        template = template.replace(placeholder, text)
+    return template
+
+
+def target_lines() -> list[str]:
+    """Return the stages and the commands in two columns, each with its words."""
+    words = {name: stage.words for name, stage in STAGES.items()}
+    words |= {name: command.words for name, command in COMMANDS.items()}
+    cells = [f"{name:10} {text}" for name, text in words.items()]
+    rows = ceil(len(cells) / 2)
+    width = max(map(len, cells)) + 2
+    left, right = cells[:rows], cells[rows:]
+    return [f"{a:{width}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue="")]
 
 
 def block_help(name: str) -> str:
@@ -109,7 +132,7 @@ def config_rows() -> list[Row]:
     recipes.register(line)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         values = flat(hydra.compose("config", line))
-    return rows_of(Config, "", values, demo_values())
+    return rows_of(RunConfig, "", values, demo_values())
 
 
 def option_rows(group: str, option: str) -> list[Row]:
@@ -120,7 +143,7 @@ def option_rows(group: str, option: str) -> list[Row]:
     values = flat(OmegaConf.merge(OmegaConf.structured(kind), in_conf), prefix)
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
-    keys_elsewhere = {setting.key for setting in settings_of(Config)}
+    keys_elsewhere = {setting.key for setting in settings_of(RunConfig)}
     if kind is OpenAI:  # all else is said of sample=hf
         keys_elsewhere |= {setting.key for setting in settings_of(Drawn, prefix)}
     return [row for row in rows if row.name not in keys_elsewhere]

@@ -11,19 +11,12 @@ from dataclasses import asdict
 from stages.cli.explain import explain
 from stages.cli.spelling import typed_values
 from stages.commands.result import Reply, Result, null_for_nan
-from stages.config.choices import Command
+from stages.config.commands import COMMANDS
 from stages.config.errors import UserError
 from stages.config.exit_codes import exit_code
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 
 FLAG = "--json"
-COMMANDS_WITHOUT_RESULT = (
-    Command.chat,
-    Command.convert,
-    Command.export,
-    Command.gc,
-    Command.sync,
-)
 # the reply that this command fills; None without --json
 json_reply: ContextVar[Reply | None] = ContextVar("json_reply", default=None)
 
@@ -79,7 +72,8 @@ def error_text(error: BaseException) -> str | None:
 
 def require_result(stage: str) -> None:
     """Raise UserError if `--json` is typed for a command that has no result."""
-    if json_reply.get() and stage in COMMANDS_WITHOUT_RESULT:
+    has_result = stage not in COMMANDS or COMMANDS[stage].prints_json
+    if json_reply.get() and not has_result:
         raise UserError(f"stage={stage} has no JSON. Leave {FLAG} out.")
 
 

@@ -1,6 +1,5 @@
 """The command `plumbline`, or `python run.py` in a checkout: compose, plan, execute, and name the next command."""
 
-import importlib
 import logging
 import sys
 from contextlib import nullcontext
@@ -28,15 +27,16 @@ from stages.commands.run_result import (
     write_answers_page,
     write_labels_page,
 )
-from stages.config.choices import Command, Upstream
+from stages.config.choices import Upstream
+from stages.config.commands import COMMANDS, import_run
 from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import CONF, POLICY_STAGES, Config, Target
+from stages.config.schema import CONF, Config
+from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import requested_nodes, wire_unpinned
-from stages.pipeline.stage_table import STAGES
 from stages.preflight import building, constraints
 from stages.store.mirror import NotSent
 from stages.store.node import Node
@@ -116,14 +116,11 @@ def run(composed: DictConfig) -> float | None:
         if cfg.examine.left_out is None:
             refuse_unread(cfg, nodes, interpolated)
         log_edited_stages(nodes)
-        if nodes and HydraConfig.initialized() and composed.stage in [*Command] and not reaches:
+        if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
             log.info("%s", recipe)
-        if composed.stage in (Command.chat, Command.export):
-            use_finished_run(cfg, store, nodes)
-        elif composed.stage in [*Command]:
-            # late, as some load torch
-            command = importlib.import_module(f"stages.commands.{composed.stage}")
-            result = command.run(cfg, store, nodes, compose.job_overrides())
+        if composed.stage in COMMANDS:
+            run_command = import_run(composed.stage)
+            result = run_command(cfg, store, nodes, compose.job_overrides())
             if result:
                 json_output.deliver(result)
         elif nodes:
@@ -165,22 +162,6 @@ def log_edited_stages(nodes: dict[str, Node]) -> None:
             stages_by_files.setdefault(str(node.edited), {})[node.stage] = None
     for files, stages in stages_by_files.items():
         log.info("%s: edited (%s)", ", ".join(stages), files)
-
-
-def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
-    """Chat with a model of a finished run, or export what is chosen of it."""
-    from stages.commands import finished_run
-
-    process.warn_of_versions()
-    run, chosen = finished_run.find_run(cfg, nodes, store, compose.job_overrides())
-    store.verify(*map(store.folder, chosen))
-    if cfg.stage == Command.export:
-        from stages.commands import export
-
-        return export.write(cfg.export, chosen, run.evaluation, store)
-    from stages.commands import chat
-
-    chat.talk(cfg.chat, store.folder(chosen[0]))
 
 
 def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
@@ -276,8 +257,8 @@ def next_command(
     stage = STAGES[cfg.stage].next
     while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
-    if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
-        stage = Command.chat
+    if stage is None and cfg.stage in POLICY_STAGES and "chat" in COMMANDS:
+        stage = "chat"  # no prompt evaluates this policy
     return provenance.command(stage, overrides) if stage else None
 
 

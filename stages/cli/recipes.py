@@ -19,7 +19,8 @@ from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
 from stages.cli.spelling import is_inside, typed_values
 from stages.config.errors import UserError, begin_errors
-from stages.config.schema import CONF, OPTIONS, Config, Target
+from stages.config.schema import CONF, OPTIONS, RunConfig
+from stages.config.stage_table import Target
 from stages.preflight import programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 
@@ -109,7 +110,7 @@ def register_schema() -> None:
     """Register the classes of the configuration with Hydra, and the resolver of `oc.env`, once in a process."""
     hide_environment()
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=RunConfig)
     for group, options in OPTIONS.items():
         for option, kind in options.items():
             store.store(name=f"{Path(group).name}_{option}", node=kind)

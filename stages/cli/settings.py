@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from stages.config.limits import LIMIT, ONLY_PIPELINE_SETS
-from stages.config.schema import CONF, GROUPS, OPTIONS, Config
+from stages.config.schema import CONF, GROUPS, OPTIONS, RunConfig
 
 TYPES: dict[Any, str] = {
     Any: "any value",
@@ -94,7 +94,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
 @cache
 def all_settings() -> dict[str, Setting]:
     """Return the keys of the configuration by name, with those of every option of a group."""
-    settings = {setting.key: setting for setting in settings_of(Config)}
+    settings = {setting.key: setting for setting in settings_of(RunConfig)}
     for group, kinds in OPTIONS.items():
         for kind in kinds.values():
             settings |= {s.key: s for s in settings_of(kind, f"{block_of(group)}.")}

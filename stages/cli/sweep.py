@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from stages.cli import json_output
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Command, Split, SweepMetric
+from stages.config.choices import Split, SweepMetric
+from stages.config.commands import COMMANDS
 from stages.config.errors import LimitReached, UserError, require_known, visible
 from stages.config.exit_codes import ExitCode
-from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.pipeline import provenance
-from stages.pipeline.stage_table import STAGES
 from stages.store import safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import write_note
@@ -52,7 +53,7 @@ class Sweep(Callback):
                 file.unlink()  # of an earlier sweep in this folder
         with explained():
             json_output.refuse_json_of_sweep()
-            if config.stage == Command.gate:
+            if config.stage == "gate":
                 raise UserError(
                     "stage=gate has one exit code, so it compares one run. Leave out -m."
                 )
@@ -188,7 +189,7 @@ def validate_optimiser(config: DictConfig) -> None:
     not measure, or optimise in the wrong direction."""
     metric = config.sweep_metric
     stage = config.stage
-    require_known("stage", [stage], [*Target, *Command])
+    require_known("stage", [stage], [*Target, *COMMANDS])
     if stage not in MEASURED_BY[metric]:
         stages = " or ".join(MEASURED_BY[metric])
         raise UserError(

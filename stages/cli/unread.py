@@ -11,20 +11,23 @@ from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
 from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
-from stages.config.choices import Adapter, Command, Split, Strategy
+from stages.config.choices import Adapter, Split, Strategy
+from stages.config.commands import COMMANDS
 from stages.config.schema import Config
+from stages.config.stage_table import STAGES, Target
 from stages.pipeline.graph import ABSENT_OF_DEMONSTRATIONS, OWN_OF_DEMONSTRATIONS, way_to_stage
 from stages.store.node import Node
 
-# The settings of stages that a run may lack, with the stage to name; inner blocks stand before outer ones
-STAGE_BY_BLOCK = {"reward.source": "reward", "reward.pairs": "reward", "eval.judged": "versus"}
-OF_DPO = ("rounds", "control", "control_pairs")
-STAGE_BY_BLOCK |= dict.fromkeys(OF_DPO, "dpo")
-STAGE_BY_BLOCK |= {"control_learning_rate": "control"}
-STAGE_BY_BLOCK |= {
-    name: name for name in ("select", "sample", "label", "pairs", "unpaired", "reference")
-}
-STAGE_BY_BLOCK |= {name: name for name in ("dpo", "kto", "grpo", "reward", "benchmark", "examine")}
+
+def stages_by_block() -> dict[str, str]:
+    """Return the stage to name for each setting of a stage that a run may lack; inner blocks stand before outer ones."""
+    names = {"control_learning_rate": "control"}
+    for stage in STAGES.values():
+        names |= dict.fromkeys(stage.settings, stage.name)
+    return names
+
+
+STAGE_BY_BLOCK = stages_by_block()
 # other messages tell to type these, or other keys imply them
 ALLOWED_UNREAD = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
 
@@ -89,7 +92,7 @@ def read_by_node(node: Node) -> set[str]:
             unlabelled = vars(label).keys() - {"audit", "known"}  # both are of a pool
             return {"grpo", *(f"label.{key}" for key in unlabelled)}
         case Training(block="dpo", rate_key=rate_key):
-            return {"dpo", *OF_DPO, rate_key}
+            return {*STAGES[Target.dpo].settings, rate_key}
         case Training(block=block):
             return {block}
         case Label(block=block) | Pairs(key=block):
@@ -122,6 +125,7 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
     of_rows = "it is of rows of files. Add data.sources=[{path: FILE}]"
     if not (cfg.data.sources or cfg.outside or cfg.eval.judged.source):
         reasons["data.form"] = of_rows
-    if not cfg.data.sources and cfg.stage != Command.audit:
+    if not cfg.data.sources:
         reasons["data.audit"] = of_rows
-    return reasons
+    read_by_command = COMMANDS[cfg.stage].settings if cfg.stage in COMMANDS else ()
+    return {key: reason for key, reason in reasons.items() if key not in read_by_command}

@@ -1,3 +1,4 @@
-"""The commands (`stage=plan`, `stage=chat` …): they read the store or use its models, and train nothing.
+"""The commands that others build on (`stage=plan`, `stage=gate` …), and what all commands share. They read the store or use
+its models, and train nothing.
 
-The file of a command has its name; folders hold the parts of the longer ones."""
+The file of a command has its name; folders hold the parts of the longer ones. Further commands are in `stages/extras/`."""

@@ -13,7 +13,8 @@ from stages.commands.comparing.measured import measured_models
 from stages.commands.node_settings import Nodes
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.numbers import points, signed

@@ -1,6 +1,6 @@
 """Find the run that a command without settings is about: the last run in the store.
 
-`stage=chat`, `stage=export` and `stage=report` take its nodes from their manifests, and `stage=plan` shows its command.
+Commands on a finished model and `stage=report` take its nodes from their manifests, and `stage=plan` shows its command.
 What a manifest records is only shown: it never becomes a setting, since somebody else may have written it."""
 
 import logging
@@ -11,31 +11,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.models import Model
-from stages.config.choices import Command, ExportFormat, Role
+from stages.config.choices import Role
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import UserError, visible
 from stages.config.installation import recorded_settings
-from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.pipeline import provenance
 from stages.pipeline.evaluation_graph import evaluated_models
-from stages.pipeline.stage_table import STAGES
 from stages.preflight import programs_and_servers
 from stages.store import stage_sources
 from stages.store.manifest import Manifest, command_of, manifest_of, read_manifest
-from stages.store.node import Graph, Node, PublishedNode, in_build_order, published_node
+from stages.store.node import Graph, Node, PublishedNode, published_node
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, rebuild_command
-from stages.store.source_files import locate
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
 # stages at which a run with a policy can end, the last first
 ENDS = (Target.report, Target.eval, *POLICY_STAGES)
-COMMANDS_ON_LAST_RUN = (Command.plan, Target.report)
+TARGETS_ON_LAST_RUN = ("plan", Target.report)
 # Keys and blocks that say nothing of which run a command is about
 SELECTING_NO_RUN = {
     *("stage", "outputs", "tracker", "upstream", "rebuild", "store", "launch", "limits", "hydra"),
-    *("plan", "report", "chat", "export", "gate"),
+    *("report", *commands_on(Object.run, Object.model, Object.evaluation)),
 }
 DEFAULT_RUN = "recipe=demo"  # the setting that stands for none
 # A report without these inputs has nothing to say
@@ -74,44 +74,12 @@ def selects_run(keys: Iterable[str]) -> bool:
     return not blocks <= SELECTING_NO_RUN
 
 
-def find_run(
-    cfg: Config, typed_graph: dict[str, Node], store: Store, overrides: list[str]
-) -> tuple[FinishedRun, list[Node]]:
-    """Return a run and the nodes that the command uses, all of them in the store. `typed_graph`: the graph of the typed
-    settings, empty without any.
-    Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
+def find_run(cfg: Config, typed_graph: dict[str, Node], store: Store) -> FinishedRun:
+    """Return the run that a command is about. `typed_graph`: the graph of the typed settings, empty without any.
+    Raise UserError if no run has ended in this store."""
     if typed_graph:
-        run = FinishedRun("this run", evaluated_models(typed_graph), typed_graph["eval"])
-    else:
-        run = last_run(cfg, store)
-    if cfg.stage == Command.chat:
-        used = [run.model(cfg.chat.model, "chat.model")]
-    elif cfg.export.format is ExportFormat.dataset:
-        with damaged_if_odd(store.root / "latest"):
-            used = nodes_trained_on(run.models)
-        judged = [node.inputs["judged"] for node in used if "judged" in node.inputs]
-        # these say where a prompt is from
-        require_nodes(judged, cfg, store, overrides, run.settings)
-    else:
-        used = [run.model(cfg.export.model, "export.model")]
-        if cfg.export.format is ExportFormat.gguf:
-            require_gguf(used[0], store)
-    require_nodes(used, cfg, store, overrides, run.settings)
-    return run, used
-
-
-def require_gguf(model: Node, store: Store) -> None:
-    """Raise UserError if no GGUF file can be written of the base model of a model, which may not be trained yet."""
-    from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
-
-    for base in in_build_order([model]):
-        if not isinstance(base.config, Model):
-            continue
-        folder: Path | None = store.folder(base) / "model"
-        if not store.find(base):
-            folder = locate(str(base.config.path), base.config.key) if base.config.path else None
-        if folder and folder.is_dir():
-            gguf_file.read_exportable(folder)
+        return FinishedRun("this run", evaluated_models(typed_graph), typed_graph["eval"])
+    return last_run(cfg, store)
 
 
 def require_nodes(
@@ -193,7 +161,7 @@ def settings_of_run(manifest: Manifest) -> list[str] | None:
 def is_about_last_run(stage: str, typed: Mapping[str, str], store: Store) -> bool:
     """Return whether a plan or a report is typed without settings, in a store with a last run of other settings than
     the default ones, or with a finished report."""
-    if stage not in COMMANDS_ON_LAST_RUN or "stage" not in typed or selects_run(typed):
+    if stage not in TARGETS_ON_LAST_RUN or "stage" not in typed or selects_run(typed):
         return False
     end = end_of_last_run(store)
     if end is None:
@@ -279,23 +247,3 @@ def run_of(end: Node) -> FinishedRun:
     if end.stage in POLICY_STAGES:
         models[str(Role.policy)] = end
     return FinishedRun(str(end), models, None)
-
-
-def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
-    """Return the nodes that models were trained on: pairs of every round, labelled completions, and SFT's examples."""
-    trained = [models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models]
-    pairs = list[Node]()
-    labels = list[Node]()
-    for model in trained:  # an arm may have labels, too
-        config_of(model)  # which a deleted model does not have
-        if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
-            labels.append(model.inputs["unpaired"])
-        while model.stage == Target.dpo:
-            if model.inputs["pairs"] not in pairs:
-                pairs.insert(0, model.inputs["pairs"])
-            model = model.inputs["policy"]  # of the round before
-    tables = [*pairs, *labels]
-    sft = models.get(Role.sft) or models[Role.policy]
-    if config_of(sft)["train"]:
-        tables.append(sft.inputs["data"])
-    return tables

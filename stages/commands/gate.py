@@ -16,10 +16,11 @@ from rich.table import Table
 
 from stages.commands.finished_run import newest_end, require_nodes
 from stages.commands.result import Result, new_table, null_for_nan, print_parts
-from stages.config.choices import Command, Role
+from stages.config.choices import Role
 from stages.config.errors import UserError, visible
 from stages.config.exit_codes import GateCode
-from stages.config.schema import Config, Gate, Target
+from stages.config.schema import Config, Gate
+from stages.config.stage_table import Target
 from stages.evaluation import claims, measures
 from stages.evaluation.claims import Claim
 from stages.evaluation.gated_groups import GroupLine, group_lines, worse_groups
@@ -175,7 +176,7 @@ def other_side(new: Side, against: str, store: Store) -> Side:
         old = Side.read(earlier_evaluations(store, against), store)
     if old.role == new.role and old.measured_files == new.measured_files:
         outputs = f"outputs={store.root}"
-        command = provenance.command(Command.gate, [outputs, f"gate.against={new.before}"])
+        command = provenance.command("gate", [outputs, f"gate.against={new.before}"])
         raise UserError(
             f"gate.against={against}: this is the evaluation {new.folders[0]} itself, so that nothing is compared. "
             f"Name an earlier one, or compare its policy with {new.before} of the same run: {command}"

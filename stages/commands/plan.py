@@ -19,9 +19,9 @@ from stages.commands.planning.expected_calls import PlannedCalls, planned_calls,
 from stages.commands.planning.first_guess import guess_seconds
 from stages.commands.planning.peak import predicted_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
-from stages.config.choices import Command
 from stages.config.errors import shortened, visible
-from stages.config.schema import Config, RunLimits, Target
+from stages.config.schema import Config, RunLimits
+from stages.config.stage_table import Target
 from stages.pipeline import provenance
 from stages.preflight.evaluation_settings import EVALUATING, nothing_measured_message
 from stages.preflight.programs_and_servers import LONGEST, recorded_reaches, sentence_of
@@ -107,7 +107,7 @@ def show_last_run(store: Store, overrides: list[str]) -> LastRun:
         recorded = shortened(visible(str(manifest.get("command"))), LONGEST)
         sentences.append(f"Its manifest records no command, but this text: {recorded}")
         return LastRun([], [], sentences, next_command=None, look_at=[])
-    command = provenance.command(Command.plan, [*overrides, *settings])
+    command = provenance.command("plan", [*overrides, *settings])
     look_at = [sentence_of([reach]) for reach in recorded_reaches(settings)]
     return LastRun([], [], sentences, next_command=command, look_at=look_at)
 

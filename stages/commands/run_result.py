@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.commands.result import Result
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node

@@ -5,9 +5,6 @@ from enum import StrEnum
 from stages.config.installation import read_beside
 
 TABLES = read_beside(__file__)
-# The values of `stage` that build no node: these commands inspect the store or use its nodes.
-Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync convert context")
-
 
 # The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside the
 # run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.

@@ -5,8 +5,7 @@ composed, so `dpo.beta=0.05` means the same for every target. Inside a block, `r
 change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 
 from omegaconf import MISSING
 
@@ -24,9 +23,10 @@ from stages.config.blocks.evaluation import (
 from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
-from stages.config.blocks.runtimes import ChatRuntime, DeviceRuntime
+from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
+    BLOCKS,
     DPO,
     GRPO,
     KTO,
@@ -38,7 +38,7 @@ from stages.config.blocks.training import (
     Reward,
     Training,
 )
-from stages.config.errors import UserError
+from stages.config.commands import COMMANDS
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
@@ -51,17 +51,11 @@ from stages.config.limits import (
     share,
     words,
 )
+from stages.config.stage_table import Target
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = (
     (PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs")
-)
-
-# The stages that `stage` can build, each together with its inputs.
-Target = StrEnum(
-    "Target",
-    "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
-    "benchmark diff examine report",
 )
 
 # The groups whose option picks a class, each with its keys: the classes by the option's name
@@ -74,9 +68,6 @@ OPTIONS: dict[str, Mapping[str, type]] = {
     "template": TEMPLATES,
 }
 GROUPS = {"sft.template": "template"}  # of a block that is not called like its group
-
-
-POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
 
 
 @dataclass
@@ -181,46 +172,6 @@ class Shared:
 
 
 @dataclass
-class GC:
-    remove: bool = MISSING
-
-
-@dataclass
-class Chat:
-    model: choices.Role = MISSING
-    temperature: float = MISSING
-    max_new_tokens: int = at_least(1)
-    precision: choices.Precision = MISSING
-    seed: int = random_seed()
-    sampler: str = words("generate", "vllm")
-    runtime: ChatRuntime = field(default_factory=ChatRuntime)
-
-
-@dataclass
-class Export:
-    format: choices.ExportFormat = MISSING
-    model: choices.Role = MISSING
-    dtype: choices.GGUFType | None = MISSING
-    repo: str | None = MISSING
-    private: bool = MISSING
-
-    def check(self) -> None:
-        """Raise UserError for a key that another format reads."""
-        is_gguf = self.format is choices.ExportFormat.gguf
-        if is_gguf and self.repo:
-            raise UserError(f"export.repo={self.repo}: nothing is pushed. Add export.format=hub.")
-        if self.dtype and not is_gguf:
-            raise UserError(f"export.dtype={self.dtype}: add export.format=gguf, or leave it out.")
-
-
-@dataclass
-class Convert:
-    file: str | None = MISSING
-    stage: str | None = words("sft", "dpo", "reward")
-    processes: int = at_least(1)
-
-
-@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -264,10 +215,6 @@ class Config:
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)
-    gc: GC = field(default_factory=GC)
-    chat: Chat = field(default_factory=Chat)
-    export: Export = field(default_factory=Export)
-    convert: Convert = field(default_factory=Convert)
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -289,7 +236,7 @@ class Config:
     @property
     def planned_gpu(self) -> str | None:
         """The GPU that `stage=plan` is told to plan for; None for all other stages."""
-        return self.plan.gpu if self.stage == choices.Command.plan else None
+        return self.plan.gpu if self.stage == "plan" else None
 
     @property
     def trained(self) -> dict[str, Training]:
@@ -424,3 +371,19 @@ class Config:
         }
         samplers = [block for block in self.sample.members if isinstance(block, OpenAI)]
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in samplers}
+
+
+def with_further_blocks(core: type[Config]) -> type[Config]:
+    """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
+    that `core` does not name."""
+    names = {key.name for key in fields(core)}
+    kinds = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    for name, command in COMMANDS.items():
+        if command.block and name not in names:
+            kinds[name] = command.block
+    further = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
+    namespace = {"__module__": __name__, "__doc__": core.__doc__}
+    return make_dataclass("RunConfig", further, bases=(core,), namespace=namespace)
+
+
+RunConfig = with_further_blocks(Config)

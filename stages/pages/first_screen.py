@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.installation import program
-from stages.config.schema import POLICY_STAGES
+from stages.config.stage_table import POLICY_STAGES
 from stages.evaluation import claims
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.diagnosis.diagnose import Diagnosis

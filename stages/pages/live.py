@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.config.blocks.training import Training
 from stages.config.errors import LimitReached
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.pages import plots, runs
 from stages.pages.environment import environment
 from stages.pages.first_screen import STEPS, Step, step_of

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stages.config.installation import read_beside
-from stages.config.schema import POLICY_STAGES
+from stages.config.stage_table import POLICY_STAGES
 from stages.pages.control_name import CONTROL
 from stages.store.manifest import Manifest
 

@@ -10,7 +10,8 @@ from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance

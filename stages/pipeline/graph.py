@@ -24,7 +24,8 @@ from stages.config.blocks.sampling import HF, Drawn, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import STAGES, Phase, Target, stages_of
 from stages.pipeline.evaluation_graph import (
     WAITING,
     Evaluation,
@@ -32,13 +33,12 @@ from stages.pipeline.evaluation_graph import (
     other_model_block,
 )
 from stages.pipeline.provenance import stage_to_type
-from stages.pipeline.stage_table import STAGES
 from stages.pipeline.subgraphs import Pin, Wiring
 from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # Stages that align=none and align=grpo leave out.
-PREFERENCE_STAGES = ["sample", "pool", "label", "pairs", "unpaired", "reference", "dpo"]
+PREFERENCE_STAGES = (*stages_of(Phase.candidates, Phase.preferences), Target.dpo)
 # Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
 EVALUATION_SETS = {
     "retained": "eval.retention",

@@ -12,7 +12,7 @@ from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node

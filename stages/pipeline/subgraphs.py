@@ -15,8 +15,8 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
 from stages.config.blocks.training import Training
-from stages.config.schema import Config, Target
-from stages.pipeline.stage_table import STAGES
+from stages.config.schema import Config
+from stages.config.stage_table import STAGES, Target
 from stages.store import stage_sources
 from stages.store.node import Built, Graph, Node
 from stages.store.numbers import numbered

@@ -20,9 +20,9 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
 from stages.config.blocks.training import ScoredGRPO, Training
-from stages.config.choices import Command
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.hardware import machine
 from stages.launch.processes import listen_at
 from stages.pipeline.graph import requested_nodes
@@ -197,7 +197,7 @@ def require_rows_within_length(
 
 def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """Return the nodes that the command builds or plans."""
-    if cfg.stage == Command.plan:
+    if cfg.stage == "plan":
         return [*nodes.values()]
     return requested_nodes(cfg, nodes) if cfg.stage in [*Target] else []
 

@@ -7,19 +7,22 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, RewardModel
 from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import LoRA
-from stages.config.choices import Adapter, Align, Command, Split, Strategy
+from stages.config.choices import Adapter, Align, Split, Strategy
+from stages.config.command_record import Object
+from stages.config.commands import commands_in, commands_on
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Phase, Target, stages_of
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
 
 ALL_LINEAR = "all-linear"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
-BEFORE_CANDIDATES = (Command.audit, Target.base, Target.source, Target.data, Target.sft)
-# they use what a run has built, maybe by SFT alone
-ON_FINISHED_MODELS = (Command.chat, Command.export)
-BEFORE_PAIRS = (Target.sample, Target.pool, Target.label)
+BEFORE_CANDIDATES = (*stages_of(Phase.start), *commands_in(Phase.start))
+# commands that use what a run has built, maybe by SFT alone
+ON_FINISHED_MODELS = commands_on(Object.model)
+BEFORE_PAIRS = stages_of(Phase.candidates)
 
 
 def validate_pairs(cfg: Config) -> None:

@@ -6,10 +6,12 @@ from importlib.util import find_spec
 
 from stages.config import limits, trainers
 from stages.config.blocks.training import DPO, KTO, SFT, Training
-from stages.config.choices import Adapter, Command, Precision, Sharding
+from stages.config.choices import Adapter, Precision, Sharding
+from stages.config.commands import COMMANDS
 from stages.config.errors import Errors, UserError, check_all, name_block, require_known
 from stages.config.installation import install_command
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.preflight import (
     capacity,
     evaluation_settings,
@@ -23,7 +25,7 @@ from stages.preflight import (
 
 def validate_config(cfg: Config) -> None:
     """Raise one UserError for all values outside their limits, else for all settings that do not fit together."""
-    require_known("stage", [cfg.stage], [*Target, *Command])
+    require_known("stage", [cfg.stage], [*Target, *COMMANDS])
     # Other blocks take their number of processes from `launch`, so it comes first.
     check_all(
         [partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)]
@@ -48,7 +50,7 @@ def validate_config(cfg: Config) -> None:
         machine_needs.validate_sharding,
         machine_needs.validate_ray,
         machine_needs.validate_trackers,
-        machine_needs.validate_export,
+        machine_needs.validate_commands,
         validate_adapters,
         validate_trainings,
         capacity.validate_pairs,

@@ -6,9 +6,10 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.evaluation import REFERENCE, Compared
 from stages.config.choices import Align, Role
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Phase, Target, stages_of
 
-EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
+EVALUATING = stages_of(Phase.evaluation)
 # Groups that measure consistency and retention, not whether training helped
 NOT_OF_TRAINING = ("rephrased", "open_plain", "open_lengths")
 

@@ -1,15 +1,15 @@
-"""Checks of packages, processes, trackers and tokens, which only this machine has or lacks."""
+"""Checks of packages, processes and trackers, which only this machine has or lacks; and of commands' settings."""
 
-import os
 import re
 from importlib.util import find_spec
 
-from stages.config.choices import Command, ExportFormat, Role, Sharding
+from stages.config.choices import Sharding
+from stages.config.command_record import Block
+from stages.config.commands import COMMANDS
 from stages.config.errors import UserError
 from stages.config.installation import install_command, version
 from stages.config.schema import Config
 from stages.hardware import machine
-from stages.store.source_files import is_hub_id
 
 NOT_A_WORD = re.compile(r"[/\\#?%:]|^\.")  # trackers make a folder of it
 
@@ -87,20 +87,9 @@ def validate_check_packages(cfg: Config) -> None:
             raise UserError(f"check: math needs math-verify: {install_command('math')}.")
 
 
-def validate_export(cfg: Config) -> None:
-    """Raise UserError for a repository that the hub cannot have, or for an export to the hub without a repository, a
-    token, or a model trained here."""
-    export = cfg.export
-    if export.repo and not is_hub_id(export.repo):
-        problem = f"export.repo={export.repo}: the hub takes no such name"
-        raise UserError(f"{problem}. Type export.repo=user/name, in letters, digits, - _ and dots.")
-    if cfg.stage != Command.export:
-        return
-    export.check()
-    to_hub = export.format is ExportFormat.hub
-    if to_hub and not export.repo:
-        raise UserError("export.format=hub needs export.repo=user/name.")
-    if to_hub and export.model is Role.base:
-        raise UserError("export.model=base was not trained here, so it is not pushed.")
-    if export.repo and not os.environ.get("HF_TOKEN"):
-        raise UserError(f"export.format={export.format} needs a token that can write: HF_TOKEN.")
+def validate_commands(cfg: Config) -> None:
+    """Raise UserError for settings of commands that cannot work."""
+    for name in COMMANDS:
+        block = vars(cfg).get(name)
+        if isinstance(block, Block):
+            block.validate(is_target=cfg.stage == name)

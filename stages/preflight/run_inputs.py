@@ -3,7 +3,8 @@
 from stages.config.blocks.labels import Ensemble
 from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
 from stages.config.errors import UserError, name_block
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 
 
 def validate_single_base(cfg: Config) -> None:

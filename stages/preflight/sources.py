@@ -6,17 +6,20 @@ from functools import partial
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import PreferenceFile, SourceOrder
 from stages.config.blocks.sampling import Drawn
-from stages.config.choices import Align, Command
+from stages.config.choices import Align
 from stages.config.errors import UserError, check_all, require_known
-from stages.config.schema import POLICY_STAGES, Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Phase, Target, stages_of
 from stages.store import plugins
 
 # Targets that are made of labelled candidates or rollouts
-LABELLED = [
-    Command.plan,
-    *POLICY_STAGES,
-    *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"]),
-]
+LABELLED = (
+    "plan",
+    Target.label,
+    *stages_of(Phase.preferences, Phase.policy),
+    Target.eval,
+    Target.report,
+)
 
 
 def validate_data(cfg: Config) -> None:

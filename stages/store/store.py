@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.store import locks, safe_files, sealed_json
 from stages.store.allowance import Allowance
 from stages.store.digests import Signature, digests, signature
@@ -42,6 +42,8 @@ from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
 
+# folders of a store, beside those of its stages
+FOLDERS_OF_STORE = ("cache", "latest", "runs", "multirun", "pages")
 # in the scratch folder: the digests of the inputs when the node's first attempt started
 INPUTS = "inputs.json"
 
@@ -416,3 +418,16 @@ class Store:
             for folder in self.root.glob(f"{stage}/*/")
             if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)
         ]
+
+
+def require_store(store: Store) -> None:
+    """Raise UserError if the folder has folders of others and no node, as its name may be mistyped. If the store is
+    empty, say so."""
+    if store.node_folders() or (store.root / "cache" / "locks").is_dir():
+        return
+    names = {path.name for path in store.root.glob("[!.]*/")}
+    if not names <= {*Target, *FOLDERS_OF_STORE}:
+        raise UserError(
+            f"outputs={store.root} is not an artifact store: no node was built there. Correct the path."
+        )
+    log.info("outputs=%s: nothing was built there yet.", store.root)

@@ -170,3 +170,9 @@ def link_run(api: Any, path: str, artifacts: Iterable[str]) -> None:
         place = f"{path.rpartition('/')[0]}/{name}"
         if api.artifact_exists(place):
             user.use_artifact(api.artifact(place))
+
+
+def run_id(folder: Path) -> str:
+    """Return `<stage>-<fingerprint>-<attempt>`, the end of the name of a run's folder."""
+    stage_fingerprint_attempt = folder.name.split("-")[-3:]
+    return "-".join(stage_fingerprint_attempt)

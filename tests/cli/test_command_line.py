@@ -15,10 +15,11 @@ import torch
 from stages.cli import compose, main
 from stages.cli.explain import explain
 from stages.config.blocks.training import SFT
-from stages.config.choices import Command, Precision
+from stages.config.choices import Precision
+from stages.config.commands import COMMANDS
 from stages.config.installation import ROOT
 from stages.config.limits import ONLY_PIPELINE_SETS, iterate_values
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.preflight import constraints, machine_needs
 from tests.budgets import spent
 from tests.helpers import TINY, inside, refused, settings
@@ -54,7 +55,7 @@ def test_help_is_instant() -> None:
 @pytest.mark.extended
 def test_help_lists_stages_groups_and_recipes() -> None:
     page = inside("--help").stdout
-    assert all(re.search(rf"\b{stage}\b", page) for stage in (*Target, *Command))
+    assert all(re.search(rf"\b{stage}\b", page) for stage in (*Target, *COMMANDS))
     assert re.search("^model: .*smollm2_135m.*tiny", page, re.MULTILINE)
     assert re.search("^recipe: .*demo", page, re.MULTILINE)
 

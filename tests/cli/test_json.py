@@ -1,6 +1,5 @@
 """`--json`: the real output of every command that has a result has the keys of the result's dataclass."""
 
-import importlib
 import json
 import os
 import sys
@@ -12,23 +11,19 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
-from stages.cli.json_output import COMMANDS_WITHOUT_RESULT
-from stages.commands import context
-from stages.commands.audit import AuditResult
 from stages.commands.compare import CompareResult
-from stages.commands.doctor import DoctorResult
 from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.result import Reply, Result
 from stages.commands.run_result import RunResult
-from stages.config.choices import Command
+from stages.config.command_record import Object
+from stages.config.commands import COMMANDS, commands_on, import_run
 from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import arguments_of
-from stages.config.schema import Target
+from stages.config.stage_table import Target
 from stages.evaluation.claims import Word
 from tests.helpers import TINY, Chain, inside, settings
-from tests.pipeline.test_damage import flip
 
 
 def reply(*line: str) -> dict[str, Any]:
@@ -63,6 +58,7 @@ def test_a_plan_is_an_object_for_this_machine_and_another(chain: Chain) -> None:
     assert all(node["memory"]["peak"] > 0 for node in other["nodes"])
 
 
+@pytest.mark.extra("chat")
 def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     outputs = f"outputs={chain.root}"
     made = result(RunResult, outputs, "stage=pairs", "pairs.max_length_ratio=9")
@@ -79,31 +75,13 @@ def test_a_run_names_its_nodes_pages_and_next_command(chain: Chain) -> None:
     assert report["page"] == str(chain.root / "report.html")
     assert report["answers_page"] == str(chain.root / "answers.html")
     following = typed_arguments(report["next_command"])
-    assert settings(*following).stage in (Command.chat, Command.export, Target.report)
+    assert settings(*following).stage in (*commands_on(Object.model), Target.report)
     assert report["nodes"][-1]["metrics"]["verdict"]
 
 
 def typed_arguments(line: str) -> list[str]:
     """Return the arguments of a command that a reply names."""
     return [word for word in arguments_of(line) if not word.startswith("outputs=")]
-
-
-def test_an_audit_counts_the_rows_that_can_be_used_and_those_that_repeat(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
-        {"prompt": "Name a fish that lives in rivers.", "chosen": "A pike.", "rejected": "An oak."},
-        {"prompt": "Name a tree by the sea.", "chosen": "A tamarisk.", "rejected": "A pike."},
-        {"prompt": "Name a bird."},
-    ]
-    file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    line = ("stage=audit", "label=dataset", f"label.path={file}", f"outputs={tmp_path / 'outputs'}")
-    audit = result(AuditResult, *line)
-    assert (audit["rows"], audit["usable"], audit["repeats"]) == (4, 3, 1)
-    assert {code["code"]: code["rows"] for code in audit["codes"]}["duplicate"] == 1
-    assert [source["path"] for source in audit["sources"]] == [str(file)]
-    assert Path(audit["page"]).exists() and Path(audit["rows_file"]).exists()
-    assert "stage=plan" in typed_arguments(audit["next_command"])
 
 
 def test_a_run_names_the_file_of_the_rows_that_it_left_out(tmp_path: Path) -> None:
@@ -132,20 +110,12 @@ def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain)
     assert "gate.against=ffffffffffff" in failed["error"]
 
 
-def test_damage_is_a_result_and_an_error(chain: Chain) -> None:
-    outputs = f"outputs={chain.root}"
-    assert result(DoctorResult, outputs, "stage=doctor")["damaged"] == []
-    flip(chain.folder("data") / "examples.parquet")
-    [line] = result(DoctorResult, outputs, "stage=doctor", code=ExitCode.failed)["damaged"]
-    assert line.endswith("rebuild=data")
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         (("dpo.bata=1",), "Did you mean 'beta'?"),
         (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "compare.sweep=FOLDER --json"),
-        (("stage=gc",), "stage=gc has no JSON"),
+        pytest.param(("stage=gc",), "stage=gc has no JSON", marks=pytest.mark.extra("gc")),
     ],
 )
 def test_a_refusal_is_an_object(line: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -179,12 +149,8 @@ def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_has_a_known_result_or_none() -> None:
-    shown: set[Any] = {context.ContextResult, PlanResult, CalculatedPlan}
-    shown |= {AuditResult, CompareResult, GateResult, DoctorResult}
-    for word in Command:
-        module = importlib.import_module(f"stages.commands.{word}")
-        returned = typing.get_type_hints(getattr(module, "run", None) or (lambda: None)).get(
-            "return"
-        )
-        kinds = {*(typing.get_args(returned) or [returned])}
-        assert kinds <= ({None, type(None)} if word in COMMANDS_WITHOUT_RESULT else shown), word
+    for name, command in COMMANDS.items():
+        returned = typing.get_type_hints(import_run(name))["return"]
+        kinds = typing.get_args(returned) or [returned]
+        expected = Result if command.prints_json else type(None)
+        assert all(issubclass(kind, expected) for kind in kinds), name

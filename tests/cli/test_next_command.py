@@ -9,7 +9,8 @@ import pytest
 from stages.cli import compose
 from stages.cli.main import next_command
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import Config
+from stages.config.stage_table import Target
 from stages.pipeline.graph import requested_nodes, wire_graph
 from stages.preflight import constraints
 from tests.helpers import composed, refuse_unread, slow_but

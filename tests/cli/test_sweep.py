@@ -182,6 +182,7 @@ def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> 
     assert Chain(tmp_path).count() == {"data": 1}
 
 
+@pytest.mark.extra("gc")
 @pytest.mark.slow
 def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     swept = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "dpo.beta=0.2,0.3", "-m")

@@ -102,8 +102,6 @@ def test_a_typed_option_leaves_out_what_a_recipe_says_of_another_one() -> None:
 OF_VALUES = [
     ("dpo.simpo_gamma=1", "dpo.loss_type=[simpo]"),
     ("dpo.reference=sft dpo.loss_type=[simpo]", "needs no reference"),
-    ("export.repo=user/name stage=export", "export.format=hub"),
-    ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),
 ]
 
 

@@ -290,6 +290,7 @@ def test_a_sweep_limits_the_rows_and_another_folder_is_refused(
     assert "Make one with stage=eval" in inside(f"outputs={tmp_path}", "stage=compare").stderr
 
 
+@pytest.mark.extra("gc")
 @pytest.mark.extended
 def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> None:
     """The sweep's folder is deleted or elsewhere, and the report belongs to another run."""

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from stages.cli import compose, recipes
+from stages.config.command_record import Object
+from stages.config.commands import commands_on
 from stages.config.errors import UserError
+from stages.config.stage_table import STAGES
 from stages.pages import runs
 from stages.pipeline.provenance import JOB_NODES
-from stages.pipeline.stage_table import STAGES
 from stages.store.manifest import command_of, read_manifest
 from stages.store.node import Node, published_node
 from stages.store.sealed_json import Damaged
@@ -92,6 +94,20 @@ def hostile_settings(program: Path, url: str) -> list[str]:
     ]
 
 
+# Commands that read what a store recorded, each with the keys that make them short
+EXTRAS_ON_STORE = {
+    "chat": ("chat.max_new_tokens=2",),
+    "export": ("export.format=dataset",),
+    "doctor": (),
+    "gc": (),
+}
+
+
+def of_extra(name: str, *keys: str) -> Any:
+    """Return the arguments of an extra's command as a case of a test."""
+    return pytest.param((f"stage={name}", *keys), marks=pytest.mark.extra(name))
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize(
     "line",
@@ -100,11 +116,8 @@ def hostile_settings(program: Path, url: str) -> list[str]:
         ("stage=report",),
         ("stage=report", "report.side_by_side=2"),
         ("stage=report", "rebuild=report"),
-        ("stage=chat", "chat.max_new_tokens=2"),
-        ("stage=export", "export.format=dataset"),
         ("stage=compare",),
-        ("stage=doctor",),
-        ("stage=gc",),
+        *(of_extra(name, *keys) for name, keys in EXTRAS_ON_STORE.items()),
     ],
 )
 def test_no_recorded_program_is_run_and_no_server_asked(
@@ -233,14 +246,15 @@ def test_a_manifest_that_leads_out_of_the_store_is_none(change: Edit, chain: Cha
     assert refused("stage=report", f"outputs={chain.root}").startswith("stage=report: ")
 
 
-def test_a_node_among_its_own_inputs_is_one_line(chain: Chain) -> None:
+@pytest.mark.parametrize("stage", ["plan", "report", *commands_on(Object.model)])
+def test_a_node_among_its_own_inputs_is_one_line(stage: str, chain: Chain) -> None:
     report = chain.folder("report")
     own = {"stage": "report", "fingerprint": report.name}
     edit(report, lambda manifest: manifest["inputs"]["eval"].update(own))
-    for stage in ("plan", "report", "chat", "export"):
-        assert "among its own inputs" in refused(f"stage={stage}", f"outputs={chain.root}")
+    assert "among its own inputs" in refused(f"stage={stage}", f"outputs={chain.root}")
 
 
+@pytest.mark.extra("doctor")
 @pytest.mark.parametrize("name", ["results.json", "unlisted.json", "manifest.json"])
 def test_a_link_in_a_node_is_not_followed(name: str, chain: Chain, tmp_path: Path) -> None:
     place = chain.folder("eval") / name
@@ -271,10 +285,14 @@ def test_a_half_built_node_writes_through_no_link(chain: Chain, tmp_path: Path) 
     assert precious.read_text() == "mine" and store.find(node)
 
 
-def test_a_manifest_of_something_else_is_one_line(chain: Chain) -> None:
+@pytest.mark.parametrize("stage", commands_on(Object.model))
+def test_an_evaluation_of_something_else_is_one_line(stage: str, chain: Chain) -> None:
     edit(chain.folder("eval"), lambda manifest: manifest["config"].update(models={"x": "y"}))
-    for line in (("stage=chat",), ("stage=export", "export.format=dataset")):
-        assert "is damaged" in refused(*line, f"outputs={chain.root}")
+    keys = EXTRAS_ON_STORE.get(stage, ())
+    assert "is damaged" in refused(f"stage={stage}", *keys, f"outputs={chain.root}")
+
+
+def test_a_manifest_of_something_else_is_one_line(chain: Chain) -> None:
     edit(chain.folder("report"), lambda manifest: manifest.update(inputs={}))
     assert "is damaged" in refused("stage=report", f"outputs={chain.root}")
 
@@ -299,6 +317,7 @@ def test_the_list_of_runs_links_to_files_of_the_store(page: object, tmp_path: Pa
     assert runs.runs(tmp_path) == []
 
 
+@pytest.mark.extra("sync")
 @pytest.mark.parametrize("place", ["settings", "wandb/settings", ".wandb/settings"])
 def test_settings_of_wandb_in_a_store_are_refused(
     place: str, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
@@ -329,6 +348,7 @@ def test_a_damaged_line_names_no_other_program(chain: Chain) -> None:
     assert "curl" not in message and "stage=eval" in message
 
 
+@pytest.mark.extra("gc")
 @pytest.mark.parametrize("note", ['{"dpo": ["x"]}', "[]", "7", '{"dpo": {}}'])
 def test_a_sweeps_note_of_something_else_is_one_line(note: str, chain: Chain) -> None:
     job = chain.root / "multirun" / "sweep" / "0"

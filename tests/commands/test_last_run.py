@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from stages.commands import finished_run
 from stages.commands.finished_run import end_of_last_run, is_about_last_run
 from stages.commands.plan import LastRun, show_last_run
+from stages.config.choices import Role
+from stages.config.errors import UserError
 from stages.store.store import Store
-from tests.helpers import Chain, inside, refused
+from tests.helpers import TINY, Chain, inside, refused, settings
 
 
 def record(root: Path, command: object, stage: str = "report") -> None:
@@ -154,3 +157,19 @@ def test_a_report_without_settings_in_an_empty_store_is_the_default_run(tmp_path
     plan = inside("stage=plan", f"outputs={tmp_path}")
     assert plan.returncode == 0 and "recipe: demo" in plan.stdout + plan.stderr
     assert "to build" in plan.stdout
+
+
+def test_the_only_trained_model_stands_for_a_policy(chain: Chain) -> None:
+    for stage in ("report", "eval", "dpo"):
+        (chain.root / "latest" / stage).unlink()
+    run = finished_run.last_run(settings(*TINY, "stage=plan"), Store(chain.root))
+    assert run.models.keys() == {"base", "sft"}
+    assert run.model(Role.policy, "chat.model") == run.models["sft"]
+    with pytest.raises(UserError, match="Use base, sft"):
+        run.model(Role.control, "chat.model")
+
+
+def test_a_run_without_its_evaluation_is_told(chain: Chain) -> None:
+    shutil.rmtree(chain.folder("eval"))
+    with pytest.raises(UserError, match="is not in this store, so its run is not known"):
+        finished_run.last_run(settings("stage=plan"), Store(chain.root))

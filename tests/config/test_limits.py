@@ -66,7 +66,6 @@ NAMES = [
     "answer.runtime.python",
     "eval.by",
     "grpo.runtime.python",
-    "chat.runtime.python",
     "store.remote",
     "tracker.entity",
     "tracker.group",
@@ -74,8 +73,6 @@ NAMES = [
     "launch.address",
     "compare.sweep",
     "gate.against",
-    "export.repo",
-    "convert.file",
     "data.file.path",
     "reward.source.path",
     "data.file.revision",
@@ -97,6 +94,8 @@ NAMES = [
     "label.licence",
     "data.form.system_prompts",
 ]
+OF_EXTRAS = ("chat.runtime.python", "export.repo", "convert.file")
+NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
 OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]
 OF_LABELERS += ["judge.known", "judge.rubric"]
@@ -324,8 +323,6 @@ REFUSED = [
     ("dpo.evaluations=2000000000", "from 0 to 1,000."),
     ("rounds=2000000000", "from 1 to 100."),
     ("report.side_by_side=2000000000", "from 0 to 1,000,000,000."),
-    ("export.repo=a/../b", "Type export.repo=user/name"),
-    ("stage=export export.format=hub export.repo=a/b.git", "Type export.repo=user/name"),
     ("model.path=../nowhere", "model.path=../nowhere: there is no such file or folder."),
     ("label=dataset label.path=a..b/c", "label.path=a..b/c: there is no such file or folder."),
     ("tracker=tensorboard tracker.group=..", "tracker.group=..: "),
@@ -352,9 +349,7 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "sft.epochs=0.25 dpo.epochs=2.5",
         "sft.template.resize=true control=0",
         "dpo.beta='0.1' seeds=['3',7]",
-        "export.repo=some-one/my_model.v2",
         "tracker=[wandb,tensorboard]",
-        "chat.max_new_tokens=3000",  # the model that is then asked says whether it reads so much
         # peft's names may begin anywhere
         "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",
         "sft.trainer.lr_scheduler_type=cosine_with_min_lr sft.trainer.lr_scheduler_kwargs={min_lr_rate:0.1}",

@@ -166,7 +166,7 @@ def test_make_knows_what_it_is_asked_for(page: Path) -> None:
     } <= make_targets()
 
 
-PROMISED_TEST = re.compile(r"`(\w+/test_\w+\.py)::(\w+)`")
+PROMISED_TEST = re.compile(r"`((?:\w+/)+test_\w+\.py)::(\w+)`")
 
 
 @pytest.mark.parametrize("name", ["guarantees.md", "security.md"])

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from stages import evaluation, report
-from stages.commands.export import evaluation_section
+from stages.commands.documents import evaluation_section
 from stages.config.installation import ROOT
 from stages.evaluation import benchmarks, claims, rounds, suite_results
 from stages.evaluation.benchmarks import BenchmarkRow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.commands.export import evaluation_section
+from stages.commands.documents import evaluation_section
 from stages.evaluation import claims
 from stages.evaluation.claims import Word
 from stages.evaluation.results import Opposed

@@ -16,8 +16,8 @@ from stages.cli import compose
 from stages.config.blocks.labels import Judge
 from stages.config.choices import Precision
 from stages.config.schema import Config
+from stages.config.stage_table import STAGES
 from stages.pipeline.graph import wire_graph
-from stages.pipeline.stage_table import STAGES
 from stages.preflight import constraints, machine_needs
 from stages.store import source_files
 from stages.store.node import Graph, Node

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stages.pipeline.stage_table import STAGES
+from stages.config.stage_table import STAGES
 from tests.goldens import __main__ as goldens
 from tests.goldens import chains, fingerprints, records, refusals, rows
 from tests.goldens.records import Commands

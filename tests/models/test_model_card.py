@@ -77,6 +77,7 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(
     assert metadata_load(aligned / "README.md")["base_model"] == "someone/model"
 
 
+@pytest.mark.extra("export")
 def test_a_base_binds_what_is_trained_from_it_by_its_licence(
     built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

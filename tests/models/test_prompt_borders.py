@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.models.contract import Contract
 from stages.models.rendering import render, token_ids
-from tests.models.test_sentencepiece_tokens import INST, LEGACY, NEVER, metaspace, pieces
+from tests.models.piece_tokenizers import INST, LEGACY, NEVER, metaspace, pieces
 
 NO_SPACE = INST.replace("' ' ~ m.content", "m.content")
 # the first merges make "]▁", "]a" and "]N", within which no prompt can end

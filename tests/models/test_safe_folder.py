@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import gguf_file, safe_folder
+from stages.models import safe_folder
 from stages.models.loading import load_gguf, load_model
 from tests.helpers import ROOT, TINY, Chain, inside, refused
 
@@ -180,6 +180,7 @@ def test_a_pointer_of_git_lfs_is_refused_before_anything_is_built(
 
 def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -> None:
     """Check that a template beside the file is ignored: transformers would read it, and the fingerprint lacks it."""
+    gguf_file = pytest.importorskip("stages.extras.export.gguf_file")
     file = tmp_path / "model.gguf"
     gguf_file.write_gguf(next((built / "sft").glob("*/model")), file, GGUFType.f32, "a model")
     _, before = load_gguf(file)

@@ -6,8 +6,8 @@ import pytest
 
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.installation import ROOT
-from stages.config.schema import CONF, Target
-from stages.pipeline.stage_table import STAGES
+from stages.config.schema import CONF
+from stages.config.stage_table import STAGES, Target
 from tests.helpers import settings
 
 

@@ -12,10 +12,10 @@ from stages.commands import plan
 from stages.commands.node_settings import ABSENT, shown_settings
 from stages.config.blocks.labels import Verifier
 from stages.config.errors import UserError
+from stages.config.stage_table import STAGES
 from stages.models.contract import load_contract
 from stages.pipeline import provenance
 from stages.pipeline.graph import requested_nodes
-from stages.pipeline.stage_table import STAGES
 from stages.store.records import Candidate, load
 from stages.store.store import Store
 from tests.budgets import spent

@@ -180,6 +180,7 @@ def test_what_was_saved_is_checked_once_more_before_it_is_published(
     assert chain.folder("dpo").exists()
 
 
+@pytest.mark.extra("gc")
 @pytest.mark.parametrize("how", slow_but(DAMAGE, "cut"))
 def test_a_damaged_manifest_is_said_and_its_node_built_again(
     how: str, chain: Chain, caplog: pytest.LogCaptureFixture
@@ -353,6 +354,7 @@ def test_an_edited_result_is_not_reported(chain: Chain, caplog: pytest.LogCaptur
     assert results.read_text() == before
 
 
+@pytest.mark.extra("export")
 def test_export_hashes_what_it_writes(chain: Chain) -> None:
     flip(chain.folder("dpo") / "model" / "model.safetensors")
     message = refused(*TINY, f"outputs={chain.root}", "stage=export")

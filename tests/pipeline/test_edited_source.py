@@ -91,6 +91,7 @@ def test_stages_with_the_same_edited_files_have_one_line(caplog: pytest.LogCaptu
     assert second == "kto: edited (models/a.py)"
 
 
+@pytest.mark.extra("doctor", "gc")
 @pytest.mark.extended
 def test_a_node_of_an_edited_source_says_so_and_stays_readable(
     chain: Chain, package: Path, monkeypatch: pytest.MonkeyPatch

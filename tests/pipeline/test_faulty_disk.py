@@ -71,6 +71,7 @@ def test_an_error_of_an_open_file_needs_no_name(number: int, tmp_path: Path) -> 
     assert line and os.strerror(number) in line and "outputs=FOLDER" in line
 
 
+@pytest.mark.extra("gc")
 @pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
 def test_a_file_system_without_locks_is_named(
     number: int, chain: Chain, monkeypatch: pytest.MonkeyPatch

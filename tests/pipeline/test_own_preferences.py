@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stages.commands.export import evaluation_section
+from stages.commands.documents import evaluation_section
 from stages.evaluation.results import read_results
 from tests.helpers import Chain, build, refused
 from tests.pages.test_all_answers import content_of

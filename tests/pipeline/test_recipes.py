@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from stages.cli import main
-from stages.config.choices import Align, Command, Split
-from stages.config.schema import RECIPES, Config, Target
+from stages.config.choices import Align, Split
+from stages.config.commands import COMMANDS
+from stages.config.schema import RECIPES, Config
+from stages.config.stage_table import Target
 from stages.pipeline.graph import wire_graph
 from stages.preflight import constraints, machine_needs
 from stages.store.source_files import HUB_ID
@@ -45,7 +47,7 @@ def test_its_own_command_composes_for_every_stage(
         monkeypatch.setattr(module, "find_spec", lambda package: package)
     cfg = settings(*overrides(name))
     others = {Target.examine} if name != Target.examine else set()
-    for stage in [stage for stage in (*Target, *Command) if stage not in others]:
+    for stage in [stage for stage in (*Target, *COMMANDS) if stage not in others]:
         constraints.validate_config(replace(cfg, stage=stage))
     for source in cfg.data.sources if name not in OF_OWN_FILES else ():
         assert HUB_ID.fullmatch(source.path)

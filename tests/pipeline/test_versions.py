@@ -1,7 +1,7 @@
 """Tests of stage versions: a change in a stage's source must be recorded, with or without a new version.
 
 `python -m tests.pipeline.test_versions` rewrites the record, `stages/store/stage_sources.json`: run it after raising a
-stage's number in `STAGES` (stages/pipeline/stage_table.py), to wave a change through that makes the same thing, and
+stage's number in `STAGES` (stages/config/stage_table.py), to wave a change through that makes the same thing, and
 after any other change of the files in the record.
 """
 
@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from stages.config.installation import PACKAGE
-from stages.pipeline.stage_table import STAGES
+from stages.config.stage_table import STAGES
 from stages.store.stage_sources import (
     LOADED_BY_NAME,
     NOTHING_RECORDED,
@@ -24,10 +24,10 @@ COMMAND = "python -m tests.pipeline.test_versions"
 OF_NO_STAGE = {
     "cli/": "composes settings, which the fingerprints hold",
     "commands/": "reads finished nodes, and builds none",
+    "config/command": "lists what builds no node",
     "config/trainers.py": "refuses settings",
+    "extras/": "reads finished nodes, and builds none",
     "labelers/rubrics/": "the label node's settings hold a rubric's digest",
-    "models/gguf_file.py": "of stage=export",
-    "models/sentencepiece_tokens.py": "of stage=export",
     "pages/live.py": "shows a run",
     "pages/runs.py": "lists the runs",
     "pipeline/": "wires nodes, whose settings and inputs the fingerprints hold",

@@ -16,7 +16,6 @@ from stages import base
 from stages.config.blocks.models import Model
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import gguf_file
 from stages.models.loading import load_model, load_tokenizer
 from stages.store import source_files
 from tests.helpers import settings
@@ -50,6 +49,7 @@ def test_a_gguf_that_scales_rotary_positions_is_refused(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refuse what transformers would read as another model."""
+    gguf_file = pytest.importorskip("stages.extras.export.gguf_file")
     add = gguf_file.add_shape
     folder = next((built / "base").glob("*/model"))
 
@@ -147,6 +147,7 @@ def test_weights_that_are_not_finite_are_refused_by_file_and_name(
 
 @pytest.mark.extended
 def test_a_gguf_with_weights_that_are_not_finite_is_refused(built: Path, tmp_path: Path) -> None:
+    gguf_file = pytest.importorskip("stages.extras.export.gguf_file")
     folder = Path(shutil.copytree(next((built / "sft").glob("*/model")), tmp_path / "model"))
     name = damage(folder, float("nan"))
     gguf_file.write_gguf(folder, tmp_path / "nan.gguf", GGUFType.f32, "a model")

@@ -8,7 +8,6 @@ import yaml
 
 from stages.cli.explain import yaml_problem
 from stages.cli.recipe_layers import load_recipe_file
-from stages.commands.convert import read_settings
 from stages.config.errors import UserError
 from stages.formats.phrased import parse_task
 from stages.preflight.user_files import validate_benchmark_files
@@ -44,13 +43,11 @@ def test_every_reader_refuses_it_at_once_with_its_line(
     file.write_text(text)
     began = time.process_time()
     assert place in yaml_problem(file)
-    with pytest.raises(UserError, match=r"^convert\.file=FILE: ") as of_training:
-        read_settings(file, "convert.file=FILE")
     with pytest.raises(
         UserError, match=r"^benchmark\.tasks_dir=.*: beyond\.yaml: "
     ) as of_benchmark:
         validate_benchmark_files(tmp_path)
-    assert place in str(of_training.value) and place in str(of_benchmark.value)
+    assert place in str(of_benchmark.value)
     with pytest.raises(UserError, match=r"^task\.yaml: "):
         parse_task(text, "task.yaml")
     (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{text.rstrip()}\n---\n")
@@ -64,9 +61,8 @@ def test_a_command_with_such_a_file_ends_at_once_and_names_it(tmp_path: Path) ->
     file = tmp_path / "beyond.yaml"
     file.write_text(BOMB)
     began = time.process_time()
-    for typed in (f"recipe={file}", f"convert.file={file} stage=convert"):
-        line = refused(*typed.split())
-        assert str(file) in line and "line 6" in line
+    line = refused(f"recipe={file}")
+    assert str(file) in line and "line 6" in line
     assert time.process_time() - began < 10
 
 
@@ -75,8 +71,6 @@ def test_a_value_that_yaml_cannot_build_is_one_line(text: str, tmp_path: Path) -
     file = tmp_path / "odd.yaml"
     file.write_text(f"a: {text}\n")
     assert yaml_problem(file)
-    with pytest.raises(UserError, match=r"^convert\.file=FILE: "):
-        read_settings(file, "convert.file=FILE")
 
 
 def test_aliases_of_few_values_stand_for_them(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.config.schema import OPTIONS as OPTION_TABLES
+from stages.config.stage_table import STAGES
 from stages.pipeline.graph import wire_unpinned
-from stages.pipeline.stage_table import STAGES
 from stages.store import stage_sources
 from stages.store.stage_sources import OPTIONS, RECORD, Sources, require_source
 from tests.helpers import TINY, settings

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from stages.commands.sync import run_id
 from stages.config.schema import TRACKERS
 from stages.store.workspace import read_curves
 from stages.tracking.tables import read_tables
+from stages.tracking.wandb import run_id
 from tests.helpers import INSTALLED, ROOT, SECRET, command
 from tests.tracking.test_tracking import records
 

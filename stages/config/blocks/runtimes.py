@@ -63,14 +63,6 @@ class DeviceRuntime:
 
 
 @dataclass
-class ChatRuntime(DeviceRuntime):
-    """The device of a chat, and the Python and GPUs of vLLM."""
-
-    python: str | None = MISSING
-    tensor_parallel: int = at_least(1)
-
-
-@dataclass
 class ScoringRuntime(Processes):
     """The device, batches and processes of a stage that scores texts with a model. In fp32, they change results by
     less than 1e-5 a token."""

@@ -1,0 +1,224 @@
+"""The table of stages: an entry for each, from which all other lists of stages are made. Its import loads no torch."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+# The part of a run to which a stage belongs. `start`: what a run has before a model answers prompts of preferences.
+Phase = StrEnum("Phase", "start candidates preferences policy evaluation")
+LINEAGE = "lineage"  # the section of the report that names all nodes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`version` is part of the fingerprints of the stage's nodes: raise it when the stage computes something else.
+    `words` stand behind its name in `--help`. The command line suggests the stage `next` afterwards, or `instead` if
+    this run does not train this one. `absent` says why a graph has no such node, or which setting adds one.
+    `settings` are the keys and blocks that only this stage reads, of a stage that a run may lack; inner blocks stand
+    before outer ones. `section` of the report shows its warnings."""
+
+    name: str
+    version: int
+    words: str
+    phase: Phase | None = None
+    next: str | None = None
+    instead: str | None = None
+    absent: str = ""
+    settings: tuple[str, ...] = ()
+    section: str = LINEAGE
+
+
+class Target(StrEnum):
+    """The stages that `stage` can build, each together with its inputs."""
+
+    record: Stage
+
+    def __new__(cls, record: Stage) -> Self:
+        target = str.__new__(cls, record.name)
+        target._value_ = record.name
+        target.record = record
+        return target
+
+    base = Stage(
+        "base",
+        8,
+        "the pretrained model and its tokenizer",
+        Phase.start,
+        next="sft",
+        section="settings",
+    )
+    source = Stage(
+        "source",
+        19,
+        "the rows of one of data.sources",
+        Phase.start,
+        next="data",
+        absent="List files or hub datasets in data.sources.",
+        section="settings",
+    )
+    data = Stage(
+        "data", 14, "prompts in four disjoint splits", Phase.start, next="sft", section="settings"
+    )
+    select = Stage(
+        "select",
+        11,
+        "judged answers become examples",
+        next="sft",
+        absent="Set data.tasks.open_sft or sft.demonstrations=selected.",
+        settings=("select",),
+        section="labels",
+    )
+    sft = Stage("sft", 21, "supervised fine-tuning", Phase.start, next="sample", section="curves")
+    sample = Stage(
+        "sample",
+        15,
+        "candidates from the SFT model",
+        Phase.candidates,
+        next="label",
+        settings=("sample",),
+        section="labels",
+    )
+    pool = Stage(
+        "pool",
+        3,
+        "candidates of several sources, together",
+        Phase.candidates,
+        next="label",
+        absent="Name further candidates in sample.pool.",
+        section="labels",
+    )
+    label = Stage(
+        "label",
+        25,
+        "a score for every candidate",
+        Phase.candidates,
+        next="pairs",
+        settings=("label",),
+        section="labels",
+    )
+    pairs = Stage(
+        "pairs",
+        14,
+        "chosen and rejected",
+        Phase.preferences,
+        next="reference",
+        settings=("pairs",),
+        section="labels",
+    )
+    unpaired = Stage(
+        "unpaired",
+        6,
+        "completions with a label each, for KTO",
+        Phase.preferences,
+        next="kto",
+        absent="Set align=kto or arms=[kto].",
+        settings=("unpaired",),
+        section="labels",
+    )
+    reference = Stage(
+        "reference",
+        10,
+        "log-probs of pairs under the reference",
+        Phase.preferences,
+        next="dpo",
+        absent="dpo.loss_type=[simpo] needs no reference.",
+        settings=("reference",),
+        section="labels",
+    )
+    dpo = Stage(
+        "dpo",
+        16,
+        "direct preference optimization",
+        Phase.policy,
+        next="eval",
+        instead="kto",
+        absent="Set align=dpo.",
+        settings=("dpo", "rounds", "control", "control_pairs"),
+        section="curves",
+    )
+    kto = Stage(
+        "kto",
+        7,
+        "single labelled completions (align=kto)",
+        Phase.policy,
+        next="eval",
+        instead="grpo",
+        absent="Set align=kto or arms=[kto].",
+        settings=("kto",),
+        section="curves",
+    )
+    grpo = Stage(
+        "grpo",
+        13,
+        "answers of its own, scored (align=grpo)",
+        Phase.policy,
+        next="eval",
+        absent="Set align=grpo or arms=[grpo].",
+        settings=("grpo",),
+        section="curves",
+    )
+    reward = Stage(
+        "reward",
+        7,
+        "a reward model of the chain's pairs",
+        next="report",
+        absent="Set reward.source.path=FILE, or stage=reward with align=dpo.",
+        settings=("reward.source", "reward.pairs", "reward"),
+        section="reward",
+    )
+    answer = Stage(
+        "answer",
+        15,
+        "a model's answers to held-out prompts",
+        Phase.evaluation,
+        next="eval",
+        section="answers",
+    )
+    versus = Stage(
+        "versus",
+        6,
+        "two models' answers, and which is better",
+        Phase.evaluation,
+        next="eval",
+        absent="Set eval/judged=judge, reward_model, human or ensemble.",
+        settings=("eval.judged",),
+        section="judged",
+    )
+    benchmark = Stage(
+        "benchmark",
+        3,
+        "lm-eval's tasks, asked as trained",
+        next="eval",
+        absent="Name tasks: benchmark.tasks=[NAME].",
+        settings=("benchmark",),
+        section="benchmarks",
+    )
+    eval = Stage(
+        "eval", 36, "did it help? with intervals", Phase.evaluation, next="report", section="seeds"
+    )
+    diff = Stage(
+        "diff",
+        2,
+        "its folder beside the start's, key by key",
+        absent="Set recipe=examine.",
+        section="folders",
+    )
+    examine = Stage(
+        "examine",
+        3,
+        "what is wrong with another tool's model?",
+        absent="Set recipe=examine.",
+        settings=("examine",),
+    )
+    report = Stage("report", 34, "one page, outputs/report.html", Phase.evaluation)
+
+
+STAGES = {str(target): target.record for target in Target}
+
+
+def stages_of(*phases: Phase) -> tuple[Target, ...]:
+    """Return the stages of phases of a run."""
+    return tuple(target for target in Target if target.record.phase in phases)
+
+
+POLICY_STAGES = stages_of(Phase.policy)  # stages that train the policy

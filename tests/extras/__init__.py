@@ -1,0 +1,1 @@
+"""Tests of the extras, a folder for each."""

@@ -1,0 +1,98 @@
+"""Tests that a folder of `stages/extras/` may be removed, and that nothing else has to go with it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.config.commands import EXTRAS
+from stages.config.installation import ROOT
+from tests.helpers import TINY
+
+PACKAGES = ("stages", "conf", "recipes")
+REMOVED = {name: [name] for name in EXTRAS} | {"all": [*EXTRAS]}
+# One process helps, composes and plans
+TYPED = """
+import json, sys
+from stages.cli import main
+for line in map(json.loads, sys.argv[1:]):
+    sys.argv[1:] = line
+    main.main()
+"""
+
+
+def copied(folder: Path, names: tuple[str, ...], removed: list[str]) -> Path:
+    """Return a folder with a copy of these parts of the checkout, without these extras and their tests."""
+    for name in names:
+        place = ROOT / name
+        if place.is_dir():
+            shutil.copytree(place, folder / name)  # with what Python compiled
+        else:
+            shutil.copy(place, folder)
+    for extra in removed:
+        for place in ("stages", "tests"):
+            shutil.rmtree(folder / place / "extras" / extra, ignore_errors=True)
+    return folder
+
+
+def typed(house: Path, *lines: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run command lines in one process."""
+    return subprocess.run(
+        [sys.executable, "-c", TYPED, *map(json.dumps, lines)],
+        cwd=house,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("removed", REMOVED.values(), ids=REMOVED)
+def test_without_an_extra_everything_else_composes_plans_and_helps(
+    removed: list[str], tmp_path: Path
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, removed)
+    planned = [*TINY, "stage=plan", f"outputs={tmp_path / 'outputs'}"]
+    ran = typed(house, ["--help"], planned)
+    assert ran.returncode == 0, ran.stderr
+    usage, _, plan = ran.stdout.partition("--version")
+    assert not [name for name in removed if re.search(rf"^(.* )?{name}  ", usage, re.MULTILINE)]
+    assert "nodes. First guess" in plan
+
+
+@pytest.mark.extended
+def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: Path) -> None:
+    house = copied(tmp_path / "house", PACKAGES, ["gc"])
+    assert "stage=gc: gc is not a known value" in typed(house, ["stage=gc"]).stderr
+    assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
+
+
+# They compare pages and a record of the whole project with it
+OF_THE_WHOLE = (
+    "docs/test_configuration.py::test_the_page_is_true",
+    "docs/test_pages.py::test_every_command_composes",
+    "docs/test_pages.py::test_every_promise_names_tests_that_are_there",
+    "goldens/test_goldens.py::test_every_recorded_refusal_is_of_a_test_that_is_there",
+)
+
+
+@pytest.mark.slow
+def test_without_any_extra_the_tests_of_the_core_pass(tmp_path: Path) -> None:
+    names = (*PACKAGES, "tests", "docs", "run.py", "pyproject.toml", "README.md")
+    house = copied(tmp_path / "house", names, [*EXTRAS])
+    shutil.rmtree(house / "tests" / "extras")
+    line = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not extended", "tests"]
+    ran = subprocess.run(
+        [*line, *(f"--deselect=tests/{test}" for test in OF_THE_WHOLE)],
+        cwd=house,
+        env=os.environ | {"PYTHONPATH": str(house)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-5000:]
