@@ -18,17 +18,18 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from stages.cli import recipes, spelling, starting_values, typed_lists, value_types
+from stages.cli import recipes, spelling, typed_lists, value_types
 from stages.cli.explain import unknown_key_message
+from stages.cli.resolve import resolve
 from stages.commands.finished_run import is_about_last_run, selects_run
-from stages.config.blocks.models import EMBEDDED, ChatML, Own
-from stages.config.choices import Command, Precision
+from stages.config.blocks.models import Own
+from stages.config.choices import Command
 from stages.config.errors import Errors, UserError
 from stages.config.installation import untyped_programs
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph, wire_unpinned
-from stages.preflight import building, constraints, programs_and_servers, servers
+from stages.preflight import building, programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 from stages.store import source_files
 from stages.store.mirror import Mirror
@@ -198,14 +199,7 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
     set_cache_folders(Path(cfg.outputs))
     typed = typed_in_job()
     require_typed_code(cfg, typed)
-    fit_micro_batches(cfg, typed)
-    starting_values.resolve_rates(cfg)
-    servers.fill_prices(cfg)
-    constraints.validate_config(cfg)
-    starting_values.warn_of_high_rates(cfg, typed)
-    machine.plan_for(cfg.planned_gpu)
-    resolve_precision(cfg)
-    resolve_template(cfg)
+    resolve(cfg, typed)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
     is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
@@ -324,38 +318,6 @@ def typed_code(block: str, typed: Mapping[str, str]) -> Any:
             key = override.key_or_group.replace(block, "own", 1)
             OmegaConf.update(composed, key, override.value())
     return OmegaConf.to_object(composed.own)
-
-
-def resolve_precision(cfg: Config) -> None:
-    """Replace `precision=auto` by this machine's precision in every block."""
-    # fingerprints name the real one, not `auto`
-    of_machine = Precision.bf16 if machine.computes_bf16() else Precision.fp32
-    blocks: list[Any] = [*vars(cfg).values()]
-    for block in blocks:  # which grows by the blocks inside
-        if is_dataclass(block):
-            blocks += vars(block).values()
-            if vars(block).get("precision") is Precision.auto:
-                vars(block)["precision"] = of_machine
-
-
-def resolve_template(cfg: Config) -> None:
-    """Train the embedded model in ChatML unless a template is typed. Every other model keeps its own."""
-    # its own template writes a system turn with its name before every prompt without one
-    if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
-        settings = {key: value for key, value in vars(cfg.sft.template).items() if key != "kind"}
-        cfg.sft.template = ChatML(**settings)
-
-
-def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
-    """Lower each micro-batch that is not typed to the largest size that divides a process's rows of a step."""
-    for name, block in cfg.trained.items():
-        runtime = block.runtime
-        is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
-        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
-            continue
-        rows_of_process, remainder = divmod(block.batch_size, runtime.world_size)
-        while remainder == 0 and rows_of_process % runtime.micro_batch:
-            runtime.micro_batch -= 1
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:

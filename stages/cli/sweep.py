@@ -19,8 +19,9 @@ from stages.cli import json_output
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric
-from stages.config.errors import LimitReached, UserError, require_known, visible
+from stages.config.errors import LimitReached, UserError, visible
 from stages.config.exit_codes import ExitCode
+from stages.config.limits import require_word
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.stage_table import STAGES
@@ -188,7 +189,7 @@ def validate_optimiser(config: DictConfig) -> None:
     not measure, or optimise in the wrong direction."""
     metric = config.sweep_metric
     stage = config.stage
-    require_known("stage", [stage], [*Target, *Command])
+    require_word("stage", stage, [*Target, *Command])
     if stage not in MEASURED_BY[metric]:
         stages = " or ".join(MEASURED_BY[metric])
         raise UserError(

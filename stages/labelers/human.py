@@ -36,9 +36,7 @@ class People(Labeler):
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())
         if not questions:
-            problem = (
-                f"label=human: none of the {len(pool.prompts)} prompts has two different answers"
-            )
+            problem = f"{self.cfg.option}: none of the {len(pool.prompts)} prompts has two different answers"
             raise UserError(
                 f"{problem}. Raise sample.temperatures or sample.candidates_per_prompt."
             )

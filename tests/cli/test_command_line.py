@@ -14,6 +14,7 @@ import torch
 
 from stages.cli import compose, main
 from stages.cli.explain import explain
+from stages.cli.resolve import resolve_precision
 from stages.config.blocks.training import SFT
 from stages.config.choices import Command, Precision
 from stages.config.installation import ROOT
@@ -189,7 +190,7 @@ def test_a_path_in_a_home_folder_may_have_spaces_and_a_user(path: str) -> None:
 
 def test_every_block_names_the_precision_of_this_machine() -> None:
     cfg = settings(*TINY, "precision=auto")
-    compose.resolve_precision(cfg)
+    resolve_precision(cfg)
     values = {
         name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")
     }

@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 
 from stages.cli import compose, recipe_layers, recipes, starting_values
 from stages.cli.explain import explain
+from stages.cli.resolve import fit_micro_batches
 from stages.cli.spelling import typed_values
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
@@ -298,5 +299,5 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     typed: tuple[str, ...], micro_batch: int | str
 ) -> None:
     cfg = settings("recipe=short_tasks", *typed)
-    compose.fit_micro_batches(cfg, typed_values(typed))
+    fit_micro_batches(cfg, typed_values(typed))
     assert cfg.dpo.runtime.micro_batch == micro_batch
