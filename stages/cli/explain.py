@@ -28,7 +28,8 @@ from stages.cli.recipe_layers import (
     recipe_files,
 )
 from stages.cli.settings import all_settings, option_files
-from stages.cli.spelling import is_list, store_folder, typed_values
+from stages.cli.spelling import is_list, store_folder
+from stages.cli.typed_line import line_of_process
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
@@ -47,7 +48,6 @@ from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.renamed import old_key_message, old_value_message
 from stages.config.schema import OPTIONS, Config
 from stages.config.trainers import not_passed_on_message
-from stages.hardware import process
 
 
 @contextmanager
@@ -60,8 +60,7 @@ def explained() -> Iterator[None]:
         sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
-        typed = typed_values(process.read_typed_arguments())
-        is_gate = typed.get("stage", "").strip("'\"") == "gate"
+        is_gate = line_of_process().values.get("stage", "").strip("'\"") == "gate"
         if is_gate:
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
@@ -93,8 +92,7 @@ def message_of_error_alone(error: BaseException) -> str | None:
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_argument_message(error.override.lstrip("+"))
-    typed = typed_values(process.read_typed_arguments())
-    message = file_error_message(error, store_folder(typed))
+    message = file_error_message(error, store_folder(line_of_process().values))
     if message:
         return message
     if type(error).__name__ == "OutOfMemoryError":
@@ -107,7 +105,7 @@ def continuing_command(reached: LimitReached) -> str:
     """Return this command with the higher limit."""
     key = reached.setting.partition("=")[0]
     words = [
-        word for word in process.read_typed_arguments() if word.lstrip("+").partition("=")[0] != key
+        word for word in line_of_process().arguments if word.lstrip("+").partition("=")[0] != key
     ]
     return shlex.join([*program(), *words, reached.setting])
 

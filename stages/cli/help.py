@@ -105,10 +105,9 @@ def sections() -> Iterator[tuple[str, list[Row]]]:
 
 def config_rows() -> list[Row]:
     """Return a row for every key that all runs have."""
-    line = [f"recipe={recipes.NONE}"]
-    recipes.register(line)
+    recipes.register({"recipe": recipes.NONE})
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        values = flat(hydra.compose("config", line))
+        values = flat(hydra.compose("config", [f"recipe={recipes.NONE}"]))
     return rows_of(Config, "", values, demo_values())
 
 

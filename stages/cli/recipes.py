@@ -17,7 +17,7 @@ from stages.cli import value_types
 from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
-from stages.cli.spelling import is_inside, typed_values
+from stages.cli.spelling import is_inside
 from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, Config, Target
 from stages.preflight import programs_and_servers, servers
@@ -89,13 +89,13 @@ MOST_TOY_PROMPTS = {
 }
 
 
-def register(line: list[str]) -> None:
-    """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
+def register(typed: Mapping[str, str]) -> None:
+    """Register the recipes of a command line with Hydra, in place of those of an earlier one: `recipe=NAME` is
     `recipes/NAME.yaml`. Raise UserError for a recipe that holds a secret, or a value of another type."""
     register_schema()
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
-    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(line)}.items():
+    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(typed)}.items():
         values = OmegaConf.to_container(recipe)
         servers.refuse_secret(servers.nested_texts(values, ""))
         with begin_errors(f"recipe={name}"):
@@ -112,13 +112,12 @@ def register_schema() -> None:
     store.store(name="schema", node=Config)
     for group, options in OPTIONS.items():
         for option, kind in options.items():
-            store.store(name=f"{Path(group).name}_{option}", node=kind)
+            store.store(group="schema", name=f"{Path(group).name}_{option}", node=kind)
 
 
-def recipes_of_line(line: list[str]) -> dict[str, DictConfig]:
+def recipes_of_line(typed: Mapping[str, str]) -> dict[str, DictConfig]:
     """Return the recipes by name that this command line may compose, fit to what is typed. Raise UserError for a recipe
     that typed content would make a mixture."""
-    typed = typed_values(line)
     names = [name for name in recipe_names(typed) if name != NONE]
     recipes = load_recipes(*names)
     for name, recipe in recipes.items():
@@ -282,14 +281,14 @@ def users_content(typed: Mapping[str, str]) -> str | None:
     return None
 
 
-def recipe_in_place_of_default(typed: Mapping[str, str]) -> list[str]:
-    """Return the override that takes the recipe of an examination, or none where content of the user's is typed; [] to
-    keep the typed or the default recipe."""
+def recipe_in_place_of_default(typed: Mapping[str, str]) -> str | None:
+    """Return the recipe of an examination, or `none` where content of the user's is typed; None to keep the typed or
+    the default recipe."""
     if "recipe" in typed:
-        return []
+        return None
     if typed.get("stage") == Target.examine:
-        return [f"recipe={Target.examine}"]
-    return [f"recipe={NONE}"] if users_content(typed) else []
+        return Target.examine
+    return NONE if users_content(typed) else None
 
 
 def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] = ()) -> str:
@@ -299,7 +298,7 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
     replacing = recipe_in_place_of_default(typed)
     if "recipe" in typed:
         recipe = f"recipe: {typed['recipe']}"
-    elif replacing == [f"recipe={Target.examine}"]:
+    elif replacing == Target.examine:
         recipe = f"recipe: {Target.examine}"
     elif content:
         recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"

@@ -82,6 +82,11 @@ OLD_WORDS = (
     OldWord("plan.tokens", gone="plan.gpu calculates memory alone"),
     OldWord("chat.compare", gone=SIDE_BY_SIDE),
     OldWord("chat.side_by_side", gone=SIDE_BY_SIDE),
+    OldWord("recipe=smollm2_135m", "recipe=short_tasks model=smollm2_135m"),
+    OldWord("recipe=from_sft_checkpoint", "recipe=zephyr_7b_dpo"),
+    OldWord("recipe=bakeoff", "recipe=docs/examples/bakeoff.yaml"),
+    OldWord("recipe=qwen3_0p6b_lora", "recipe=docs/examples/qwen3_0p6b_lora.yaml"),
+    OldWord("recipe=llama32_1b_qlora", "recipe=docs/examples/llama32_1b_qlora.yaml"),
     OldWord("stage=parity", gone=PARITY),
     OldWord("parity", gone=PARITY),
 )

@@ -13,6 +13,7 @@ from unittest import mock
 from omegaconf import OmegaConf
 
 from stages.cli import compose
+from stages.cli.typed_line import line_of_job
 from stages.config.blocks.labels import Judge
 from stages.config.choices import Precision
 from stages.config.schema import Config
@@ -107,7 +108,7 @@ def wire(line: str) -> Graph:
         for module in (constraints, machine_needs):
             stack.enter_context(mock.patch.object(module, "find_spec", lambda package: package))
         stack.enter_context(mock.patch.object(compose, "checked_graph", wire_without_files))
-        _, _, nodes = compose.prepare(composed)
+        _, _, nodes = compose.prepare(composed, line_of_job().values)
         return nodes
 
 

@@ -6,8 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from stages.cli import main
+from stages.cli.recipe_layers import (
+    BLOCKS_OF_GROUPS,
+    group_options,
+    load_recipe_file,
+    load_recipes,
+)
 from stages.config.choices import Align, Command, Split
 from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline.graph import wire_graph
@@ -50,6 +57,18 @@ def test_its_own_command_composes_for_every_stage(
     for source in cfg.data.sources if name not in OF_OWN_FILES else ():
         assert HUB_ID.fullmatch(source.path)
         assert set(source.splits) <= set(Split) and sum(source.splits.values()) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_built_in_recipe_replaces_no_group_of_its_base(name: str) -> None:
+    """So Hydra itself would merge it: as an experiment on another one."""
+    recipe = load_recipe_file(RECIPES / f"{name}.yaml")
+    bases = [entry for entry in recipe.get("defaults") or [] if isinstance(entry, str)]
+    for base in load_recipes(*bases).values() if bases else ():
+        for group in group_options(recipe):
+            assert group not in group_options(base)
+            for block in BLOCKS_OF_GROUPS.get(group, [group]):
+                assert OmegaConf.select(base, block) is None, f"{base}: {block}"
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +153,6 @@ def test_it_runs_to_its_report_at_toy_scale(
     if name == "examine":
         models = [next((built / stage).glob("*/model")) for stage in ("dpo", "sft")]
         overrides += (f"examine.model={models[0]}", f"examine.before={models[1]}")
-    if name == "llama32_1b_qlora":  # 4-bit weights need bitsandbytes
-        overrides += ("sft.adapter=lora", "dpo.adapter=lora")
     with as_typed(*overrides, "stage=plan"):
         main.run(composed(*overrides, "stage=plan"))
     assert "report" in capsys.readouterr().out
