@@ -50,32 +50,7 @@ KEYS_OF_ONE_OPTION = {
     "label": ["label.path"],
     "sample": ["sample.file", "sample.pool", "sample.endpoint"],
 }
-# scale=toy: the largest sizes by block; a recipe's smaller ones stay
-TOY_SIZES: dict[str, dict[str, Any]] = {
-    # a random model ends one answer of ten within 100 tokens
-    "select": {"candidates_per_prompt": 4, "max_new_tokens": 256},
-    "sft": {
-        **{"batch_size": 2, "epochs": 3, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "sample": {"candidates_per_prompt": 4, "max_new_tokens": 12},
-    "dpo": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "kto": {"batch_size": 8, "epochs": 1, "max_length": 2048, "evaluations": 2},
-    "grpo": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        **{"completions": 4, "max_new_tokens": 12},
-    },
-    "reward": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "answer": {"max_new_tokens": 12},
-    "eval": {"likelihood_prompts": 8},
-}
-# What a model that has learnt nothing needs, beside conf/scale/toy.yaml: sft=none has no such keys
+# What a model that has learnt nothing needs at scale=toy, beside conf/scale/toy.yaml: sft=none has no such keys
 TOY_SFT = {"learning_rate": 5e-3, "max_dropped": 1.0}
 # Preferences in place of a recipe's own, and generated tasks that a tiny model can learn
 TOY_PREFERENCES = {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"}
@@ -170,20 +145,12 @@ def keys_known_to_option(block: Mapping[Any, Any], group: str, option: str) -> d
 
 
 def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return what scale=toy lays over a recipe: small sizes, a tiny model, preferences of the package in place of the
-    recipe's own, and few generated tasks, unless other data are typed. A recipe for files or models of the user's keeps
-    them."""
-    below = settings_below(recipe, typed)
+    """Return what scale=toy lays over a recipe: a tiny model, preferences of the package in place of the recipe's own,
+    and few generated tasks, unless other data are typed. A recipe for files or models of the user's keeps them."""
     layer: dict[str, Any] = {}
-    for block, sizes in TOY_SIZES.items():
-        layer[block] = smaller_sizes(below.get(block) or {}, sizes)
-    layer["sft"] |= TOY_SFT
     has_sft = typed_option(recipe, "sft", typed) != "none"
-    # a random model that no SFT has taught to end needs the recipe's own length
-    if not has_sft:
-        layer["sample"].pop("max_new_tokens", None)
-    for group in ("sft", "sample"):
-        layer[group] = keys_known_to_option(layer[group], group, typed_option(recipe, group, typed))
+    if has_sft:
+        layer["sft"] = TOY_SFT
     # an examination is of two models of the user's
     if own_option(recipe, "model") != "before":
         groups = {"override /model": "tiny"}
@@ -197,34 +164,6 @@ def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
         tasks = {"families": TOY_FAMILIES, **toy_prompt_counts(recipe)}
         layer["data"] = {"sources": [], "tasks": tasks}
     return OmegaConf.create(layer)
-
-
-def settings_below(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return the keys that are composed before scale=toy: those of conf/ and of a recipe."""
-    layers = [
-        OmegaConf.load(CONF / "config.yaml"),
-        settings_in_conf("eval", own_option(recipe, "eval")),
-    ]
-    for block in TOY_SIZES.keys() & default_options().keys() - {"eval"}:
-        option = own_option(recipe, block)
-        if block in ("sft", "sample"):
-            option = typed_option(recipe, block, typed)
-        layers.append(OmegaConf.create({block: settings_in_conf(block, option)}))
-    merged = OmegaConf.merge(*layers, recipe)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def smaller_sizes(block: Mapping[Any, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the sizes that are below a block's own, or that the block does not set."""
-    smaller: dict[str, Any] = {}
-    for key, size in sizes.items():
-        own = block.get(key)
-        if isinstance(size, Mapping):
-            smaller[key] = smaller_sizes(own or {}, size)
-        elif own is None or (isinstance(own, int | float) and own > size):
-            smaller[key] = size
-    return smaller
 
 
 def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from stages.cli import starting_values
+from stages.cli.spelling import is_inside
 from stages.config.blocks.models import EMBEDDED, ChatML
 from stages.config.choices import Precision
 from stages.config.schema import Config
@@ -17,6 +18,7 @@ from stages.preflight import constraints
 
 def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
     """Settle a configuration, and check it. Raise UserError for settings that cannot work."""
+    lower_sizes(cfg, cfg.maxima, typed)
     fit_micro_batches(cfg, typed)
     resolve_rates(cfg)
     fill_prices(cfg)
@@ -25,6 +27,34 @@ def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     resolve_template(cfg)
+
+
+def lower_sizes(
+    block: Any, maxima: Mapping[str, Any], typed: Mapping[str, str], prefix: str = ""
+) -> None:
+    """Lower the sizes of a block, and of the blocks inside it, to their maxima. A typed size stays, and so does the
+    length of candidates where no SFT teaches a random model to end."""
+    for name, most in maxima.items():
+        key = f"{prefix}{name}"
+        size = vars(block).get(name)  # an option of a group may not have the key
+        if size is None:
+            continue
+        if isinstance(most, Mapping):
+            inner = most
+            if key == "sample" and not block.sft.train:
+                inner = {each: value for each, value in most.items() if each != "max_new_tokens"}
+            lower_sizes(size, inner, typed, f"{key}.")
+        elif isinstance(size, int | float) and size > most and not is_typed(key, typed):
+            vars(block)[name] = most
+
+
+def is_typed(key: str, typed: Mapping[str, str]) -> bool:
+    """Return whether the command line has a key, alone or in the mapping of a block around it."""
+    name = key.rpartition(".")[2]
+    for typed_key, text in typed.items():
+        if typed_key == key or (is_inside(key, typed_key) and f"{name}:" in text):
+            return True
+    return False
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ change the result, so the fingerprint leaves them out. `trainer` goes to TRL und
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -268,6 +269,7 @@ class Config:
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
     convert: Convert = field(default_factory=Convert)
+    maxima: dict[str, Any] = field(default_factory=dict)
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

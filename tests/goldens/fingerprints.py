@@ -37,6 +37,7 @@ def commands() -> list[str]:
     """Return the lines of all recipes and of the tiny chains, the default first."""
     recipes = [shlex.join(overrides(name)).replace("=TRAINED", "=hub/trained") for name in NAMES]
     chain_lines = [shlex.join([*chains.TINY, *shlex.split(line)]) for line in chains.LINES]
+    recipes += [f"recipe={path}" for path in users.EXAMPLES]
     return [*dict.fromkeys([DEFAULT, *recipes, *users.LINES, *chain_lines])]
 
 
