@@ -14,6 +14,7 @@ from stages.config.choices import Precision
 from stages.config.schema import Config
 from stages.hardware import machine
 from stages.preflight import constraints
+from stages.preflight.arguments import warn_of_dropped_arguments
 
 
 def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
@@ -24,6 +25,7 @@ def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
     fill_prices(cfg)
     constraints.validate_config(cfg)
     starting_values.warn_of_high_rates(cfg, typed)
+    warn_of_dropped_arguments(cfg)
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     resolve_template(cfg)
