@@ -81,6 +81,14 @@ def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
     ]
 
 
+def extended_but(values: Iterable[str], *quick: str) -> list[Any]:
+    """Return a test's cases; all except the quick ones are for `make test-all`."""
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.extended)
+        for value in values
+    ]
+
+
 def composed_by_hydra(*line: str) -> DictConfig:
     """Compose with Hydra."""
     GlobalHydra.instance().clear()

@@ -19,6 +19,7 @@ from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import LABELS, Voter
 from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.errors import UserError, suggest
+from stages.config.renamed import old_key_message
 from stages.config.schema import CONF, OPTIONS, Config
 
 # Blocks that stand in lists and mappings, the arguments of every trainer, and the keys of all that compare answers
@@ -76,9 +77,8 @@ def block_help(name: str) -> str:
             text = "; ".join(filter(None, (row.kind, row.meaning)))
             lines.append(f"{row.name:40} {row.default:24} {text}")
     if not lines:
-        raise UserError(
-            f"--help={name}: no group, block or key has this name.{suggest(name, names)}"
-        )
+        problem = f"--help={name}: no group, block or key has this name.{suggest(name, names)}"
+        raise UserError(old_key_message(name) or problem)
     return "\n".join(lines)
 
 

@@ -18,8 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import Ensemble as Block
-from stages.config.blocks.labels import Voter
+from stages.config.blocks.labels import Ensemble, Voter
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
@@ -135,13 +134,13 @@ def find_vetoed(
     return {name for name, score in compared.items() if score < threshold}
 
 
-class Ensemble(Labeler):
+class EnsembleLabeler(Labeler):
     """Combines the judgements of other label nodes by weighted votes."""
 
     name = "ensemble"
     compares = True
 
-    def __init__(self, cfg: Block, out: StageDir):
+    def __init__(self, cfg: Ensemble, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
         self.by_labeler = dict[str, list[Judgement]]()
 
@@ -305,12 +304,12 @@ def judgement_of(joint: JointVote) -> Judgement:
     (a, b), preference = joint.ids, joint.preference
     error = None if preference else "members with half of the weight or more gave no verdict"
     return Judgement(
-        joint.prompt_id, Ensemble.name, a=a, b=b, preference=preference, raw=raw, error=error
+        joint.prompt_id, EnsembleLabeler.name, a=a, b=b, preference=preference, raw=raw, error=error
     )
 
 
 def count_votes(
-    cfg: Block, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
+    cfg: Ensemble, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
 ) -> dict[str, Any]:
     """Return how often each member votes, agrees with the result and vetoes, and how often members disagree."""
     members = dict[str, dict[str, Any]]()

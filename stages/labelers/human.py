@@ -22,7 +22,7 @@ from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import StageDir
 
 
-class People(Labeler):
+class HumanLabeler(Labeler):
     """Asks people which of a prompt's candidates is best."""
 
     name = "human"
@@ -78,7 +78,7 @@ def question_judgements(question: Question, answers: list[Answer]) -> list[Judge
             )
             preference = None if error else TIE if best is None else "ab"[best == b]
             judgement = Judgement(
-                question.prompt.id, People.name, a=first, b=second, preference=preference
+                question.prompt.id, HumanLabeler.name, a=first, b=second, preference=preference
             )
             judgement.raw, judgement.error = json.dumps(verdicts), error
             judgements.append(judgement)

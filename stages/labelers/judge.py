@@ -50,7 +50,7 @@ class Scores(NamedTuple):
     error: str | None
 
 
-class Jury(Labeler):
+class JudgeLabeler(Labeler):
     """Asks all judges about each candidate, or about two of a prompt's candidates at a time."""
 
     name = "judge"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.config.blocks import labels
+from stages.config.blocks.labels import RewardModel
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool, with_quantiles
@@ -37,13 +37,13 @@ from stages.store.workspace import StageDir
 Readable = tuple[Candidate, list[int]]  # a candidate with the token ids of its prompt and answer
 
 
-class RewardModel(Labeler):
+class RewardModelLabeler(Labeler):
     """Scores every candidate by a reward model. Rewards are saved in shards, so that a killed run resumes."""
 
     name = "reward_model"
     learnt = relative = True
 
-    def __init__(self, cfg: labels.RewardModel, out: StageDir):
+    def __init__(self, cfg: RewardModel, out: StageDir):
         self.cfg, self.out = cfg, out
         self.key = f"{cfg.block}.path"
         self.folder = Path()

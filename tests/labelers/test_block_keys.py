@@ -16,7 +16,7 @@ from stages.labelers.people import answer_rows
 from stages.labelers.people.session import Session
 from stages.store.records import Candidate
 from stages.store.source_files import pin
-from tests.helpers import TINY, refused
+from tests.helpers import TINY, extended_but, refused
 from tests.rows import prompt, work
 
 ENDPOINT = "{base_url: 'http://127.0.0.1:9/v1', model: m}"
@@ -42,7 +42,7 @@ NAMED_BY_LINE = {
 
 
 @pytest.mark.parametrize(("group", "block"), [("label", "label"), ("eval/judged", "eval.judged")])
-@pytest.mark.parametrize("line", NAMED_BY_LINE)
+@pytest.mark.parametrize("line", extended_but(NAMED_BY_LINE, "GROUP=judge", "GROUP=own"))
 def test_a_refusal_names_the_block_and_the_group(line: str, group: str, block: str) -> None:
     typed = line.replace("GROUP", group).replace("BLOCK", block).split()
     named = NAMED_BY_LINE[line].replace("GROUP", group).replace("BLOCK", block)
