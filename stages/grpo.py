@@ -55,11 +55,13 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
         judgements = list[Judgement]()
         for judgement in labeler.judge_rollouts(pool):
             if labeler.own:  # its scores are those that stage=label takes
-                validate_judgement(judgement, prompt_ids, f"label.own: the labeler {labeler.name}")
+                validate_judgement(
+                    judgement, prompt_ids, f"{label.own_key}: the labeler {labeler.name}"
+                )
             judgements.append(judgement)
             yield judgement
         if asks_relative:
-            question = relative_question(labeler.name, judgements)
+            question = relative_question(label.own_key, labeler.name, judgements)
             asks_relative = not question
             if question:
                 out.inform(question)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.config.blocks.labels import Judge, Label, OwnLabeler
 from stages.config.blocks.models import Own
-from stages.config.errors import UserError, name_block
+from stages.config.errors import UserError
 from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.labelling import length_gaps
 from stages.evaluation.reliability import Key
@@ -28,12 +28,6 @@ from stages.store.workspace import SCRATCH, StageDir
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Run the stage; its messages name the settings as the user's configuration block does."""
-    with name_block(cfg.block):
-        return publish_judged_pool(cfg, inputs, out)
-
-
-def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`. If rows of a file are
     unusable, `quarantine.jsonl` lists them. With `label.audit` there are also `audit.jsonl`, `reliability.json` and
     `known.jsonl`.
@@ -45,7 +39,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         labeler.allowance = out.allowance
     own = cfg.own if isinstance(cfg, OwnLabeler) else Own()
     figures = Figures()
-    with plugins.explain_errors(own, "label.own", out.path):
+    with plugins.explain_errors(own, cfg.own_key, out.path):
         pool = labeler.pool(inputs)
         if isinstance(cfg, OwnLabeler) and labeler.reads_columns:
             columns = read_user_columns(inputs.values(), {*column(pool.prompts, "id")})
@@ -88,7 +82,7 @@ def report_preference_file(cfg: Label, pool: Pool, out: StageDir) -> None:
     for line in pool.notes:
         out.inform(line)
     allowed_share = cfg.max_failed if pool.prompts else 0.0
-    quarantine(list(pool.bad), pool.rows, allowed_share, out, "label.max_failed")
+    quarantine(list(pool.bad), pool.rows, allowed_share, out, f"{cfg.block}.max_failed")
     for path, columns in pool.unused.items():
         warn_unused_columns(path, columns, out)
 
@@ -106,7 +100,7 @@ def report_missing_judgements(cfg: Label, figures: "Figures", pool: Pool, out: S
     )
     if missing > cfg.max_failed * figures.judgements:
         raise UserError(
-            f"label.max_failed={cfg.max_failed:g}: {problem}. Remove the cause, or raise the limit."
+            f"{cfg.block}.max_failed={cfg.max_failed:g}: {problem}. Remove the cause, or raise the limit."
         )
     out.warn(f"{problem}.")
 
@@ -128,7 +122,7 @@ def audit_sample(
     write_json_lines(out / "audit.jsonl", reliability.audit_rows(audited, prompts, candidates))
     verdicts = people_verdicts
     if cfg.known:
-        verdicts = reliability.read_known_words(plugins.user_path(cfg.known))
+        verdicts = reliability.read_known_words(plugins.user_path(cfg.known), f"{cfg.block}.known")
     if cfg.known or people_verdicts:
         known_keys = [key for key in map(reliability.key_of, audited) if key in verdicts]
         rows = [{"judged": key, "known": verdicts[key]} for key in known_keys]

@@ -46,6 +46,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import compose, main, recipes, unread
 from stages.cli.explain import explain
+from stages.cli.typed_line import read_line, read_values
 from stages.config.choices import Align
 from stages.config.errors import UserError
 from stages.config.installation import ROOT, install_command
@@ -59,7 +60,7 @@ from stages.store.store import Store
 from tests.browser import FITS, browser
 
 DATA = ROOT.parent / "shared" / "data"
-recipes.register([])
+recipes.register({})
 INSTALLED = [name for name in TRACKERS if find_spec(name)]  # trackers
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
@@ -80,10 +81,18 @@ def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
     ]
 
 
+def extended_but(values: Iterable[str], *quick: str) -> list[Any]:
+    """Return a test's cases; all except the quick ones are for `make test-all`."""
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.extended)
+        for value in values
+    ]
+
+
 def composed_by_hydra(*line: str) -> DictConfig:
     """Compose with Hydra."""
     GlobalHydra.instance().clear()
-    recipes.register(list(line))
+    recipes.register(read_values(line))
     initialized = initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
     with initialized, few_compositions():
         return hydra.compose("config", overrides=list(line))
@@ -103,10 +112,16 @@ DECISIVE = re.compile(
 )
 
 
+def for_hydra(*arguments: str) -> list[str]:
+    """Return a command line as Hydra reads it."""
+    typed = read_line(arguments)
+    return compose.arguments_for_hydra(typed, compose.implied_values(typed))
+
+
 @cache
 def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
-    line = compose.normalise_for_hydra(list(overrides))
+    line = for_hydra(*overrides)
     decisive = [override for override in line if DECISIVE.match(override)]
     plain = [override for override in line if not DECISIVE.match(override)]
     try:
@@ -215,9 +230,10 @@ def refuse_unread(
     """Raise UserError for typed arguments that nothing in the run reads."""
     nodes = {}
     # the models of an examination may not be here
-    if compose.needs_graph(cfg.stage, [*typed]) and cfg.align is not Align.given:
+    values = read_values(typed)
+    if compose.needs_graph(cfg.stage, values) and cfg.align is not Align.given:
         nodes = wire_graph(cfg, Path(), lambda block, cache: (block, {}))
-    messages = unread.unread_messages(cfg, nodes, typed, interpolated)
+    messages = unread.unread_messages(cfg, nodes, values, interpolated)
     if messages:
         raise UserError(*messages)
 

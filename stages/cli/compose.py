@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from stages.cli import recipes, spelling, starting_values, typed_lists, value_types
+from stages.cli import recipes, spelling, typed_lists, value_types
 from stages.cli.explain import unknown_key_message
+from stages.cli.resolve import resolve
+from stages.cli.typed_line import MULTIRUN, TypedLine
 from stages.commands.finished_run import is_about_last_run, selects_run
-from stages.config.blocks.models import EMBEDDED, ChatML, Own
-from stages.config.choices import Precision
+from stages.config.blocks.models import Own
 from stages.config.command_record import Object
 from stages.config.commands import commands_on
 from stages.config.errors import Errors, UserError
@@ -30,7 +31,7 @@ from stages.config.installation import untyped_programs
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph, wire_unpinned
-from stages.preflight import building, constraints, programs_and_servers, servers
+from stages.preflight import building, programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 from stages.store import source_files
 from stages.store.mirror import Mirror
@@ -55,15 +56,16 @@ LIBRARY_CACHES = {
 }
 
 
-def normalise_for_hydra(argv: list[str]) -> list[str]:
+def arguments_for_hydra(typed: TypedLine, implied: Mapping[str, str]) -> list[str]:
     """Return the command line as Hydra reads it: `-m` first, `++` before keys that mappings may add
-    (`sft.trainer.extra.x`), and the overrides that the typed ones imply.
+    (`sft.trainer.extra.x`), and the values that the typed ones imply.
     Raise UserError for an argument that Hydra cannot read, or that holds a secret."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    argv = typed_lists.with_items_in_lists([with_readable_home(argument) for argument in argv])
-    multirun = [argument for argument in argv if argument in spelling.MULTIRUN]
-    line = [argument for argument in argv if argument not in multirun]
+    readable = [with_readable_home(argument) for argument in typed.arguments]
+    line = typed_lists.with_items_in_lists(readable)
+    multirun = [argument for argument in line if argument in MULTIRUN]
+    line = [argument for argument in line if argument not in multirun]
     if not multirun:
         line = [with_models_as_text(argument) for argument in line]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
@@ -76,7 +78,8 @@ def normalise_for_hydra(argv: list[str]) -> list[str]:
         spelling.validate_argument(argument)
         validate_value(argument)
     line = [f"++{argument}" if spelling.may_add_keys(argument) else argument for argument in line]
-    added = [*implied_overrides(argv), *overrides_without_hydra_files(argv)]
+    added = [f"{key}={value}" for key, value in implied.items()]
+    added += overrides_without_hydra_files(typed)
     added = [override for override in added if override not in line]
     place = place_of_first_option(line)
     # overrides stand together, before or behind an option such as `--cfg job`
@@ -123,22 +126,24 @@ def place_of_first_option(line: list[str]) -> int:
     return len(line)
 
 
-def implied_overrides(argv: list[str]) -> list[str]:
-    """Return what typed arguments imply: `model.path` replaces random weights, `model.random_init` replaces a path,
+def implied_values(typed: TypedLine) -> dict[str, str]:
+    """Return the keys and groups that typed arguments imply, with their values: `model.path` replaces random weights, `model.random_init` replaces a path,
     `label=dataset` adds `pairs=all` and leaves generated tests out, and another recipe may replace the default one."""
-    typed = spelling.typed_values(argv)
-    values = {key: value for key, value in typed.items() if value != "null"}
-    implied = list[str]()
+    values = {key: value for key, value in typed.values.items() if value != "null"}
+    implied: dict[str, str] = {}
     if "model" not in values:
         if any(key.startswith("model.random_init") for key in values):
-            implied.append("model=tiny")  # in place of a path
+            implied["model"] = "tiny"  # in place of a path
         elif "model.path" in values:
-            implied.append("model.random_init=null")
+            implied["model.random_init"] = "null"
     if values.get("label") == "dataset" and "pairs" not in values:
-        implied.append("pairs=all")
+        implied["pairs"] = "all"
     if values.get("label") == "dataset" and values.keys().isdisjoint(("data", "recipe")):
-        implied.append("data=demonstrations")  # no generated tests: the preferences alone decide
-    return implied + recipes.recipe_in_place_of_default(typed)
+        implied["data"] = "demonstrations"  # no generated tests: the preferences alone decide
+    recipe = recipes.recipe_in_place_of_default(typed.values)
+    if recipe:
+        implied["recipe"] = recipe
+    return implied
 
 
 def parsed_values(argument: str) -> Iterator[Any]:
@@ -152,14 +157,14 @@ def parsed_values(argument: str) -> Iterator[Any]:
             yield from parsed_values(f"{override.key_or_group}={value}")
 
 
-def overrides_without_hydra_files(argv: list[str]) -> list[str]:
+def overrides_without_hydra_files(typed: TypedLine) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store, and for a store that does
     not exist and is to be read; none for a sweep."""
-    typed = spelling.typed_values(argv)
-    root = Path(spelling.store_folder(typed))
-    is_missing = typed.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
-    is_sweep = not spelling.MULTIRUN.isdisjoint(argv)
-    if is_sweep or (Store(root).is_writable and not is_missing):
+    root = Path(spelling.store_folder(typed.values))
+    if root.parts[:1] == ("~",):
+        root = root.expanduser()
+    is_missing = typed.values.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
+    if typed.is_sweep or (Store(root).is_writable and not is_missing):
         return []
     no_log = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *no_log]
@@ -172,9 +177,11 @@ def set_cache_folders(store_root: Path) -> None:
         os.environ.setdefault(variable, str(cache / name))
 
 
-def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
-    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
-    Raise UserError for settings that are missing or unknown, or cannot work."""
+def prepare(
+    composed: DictConfig, typed: Mapping[str, str]
+) -> tuple[Config, Store, dict[str, Node]]:
+    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `typed`: the typed
+    keys and groups, with their values in this job. Raise UserError for settings that are missing or unknown, or cannot work."""
     # a sweep may run each job in a separate process
     process.prepare()
     recipes.register_schema()
@@ -185,38 +192,29 @@ def prepare(composed: DictConfig) -> tuple[Config, Store, dict[str, Node]]:
         missing = min(OmegaConf.missing_keys(composed))
         raise UserError(f"{missing} is required and has no value. Set {missing}=VALUE.") from error
     set_cache_folders(Path(cfg.outputs))
-    typed = typed_in_job()
     require_typed_code(cfg, typed)
-    fit_micro_batches(cfg, typed)
-    starting_values.resolve_rates(cfg)
-    servers.fill_prices(cfg)
-    constraints.validate_config(cfg)
-    starting_values.warn_of_high_rates(cfg, typed)
-    machine.plan_for(cfg.planned_gpu)
-    resolve_precision(cfg)
-    resolve_template(cfg)
+    resolve(cfg, typed)
     mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
     is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
     if cfg.stage in COMMANDS_ON_RESULTS and not is_pulled:
         require_folder(store.root)
-    needs_none = not needs_graph(cfg.stage, process.read_typed_arguments())
-    if needs_none or is_about_last_run(cfg.stage, typed, store):
+    if not needs_graph(cfg.stage, typed) or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
     if cfg.is_examination and not cfg.compares_folders_alone:
         return examination(cfg, store)
     return cfg, store, checked_graph(cfg, store)
 
 
-def untyped_reaches(composed: DictConfig) -> list[Reach]:
+def untyped_reaches(composed: DictConfig, typed: Mapping[str, str]) -> list[Reach]:
     """Return the settings that name a program, code or a server, and that nobody typed. From here on, a plan runs no
     such program."""
     as_written = OmegaConf.to_container(composed, resolve=False)
     values = as_written
     with suppress(OmegaConfBaseException):  # `prepare` will refuse it
         values = OmegaConf.to_container(composed, resolve=True)
-    reaches = programs_and_servers.untyped_reaches(values, as_written, typed_in_job())
-    reaches += untyped_launcher()
+    reaches = programs_and_servers.untyped_reaches(values, as_written, typed)
+    reaches += untyped_launcher(typed)
     is_plan = composed.stage == "plan"
     programs = [reach.value for reach in reaches if is_plan and reach.is_program]
     untyped_programs.set(frozenset(programs))
@@ -233,26 +231,14 @@ def require_folder(root: Path) -> None:
         raise UserError(f"outputs={root} is a file, and a store is a folder. Correct the path.")
 
 
-def untyped_launcher() -> list[Reach]:
+def untyped_launcher(typed: Mapping[str, str]) -> list[Reach]:
     """Return the launcher of a sweep's jobs, if it is not Hydra's own and nobody typed it."""
     if not HydraConfig.initialized():
         return []
     launcher = HydraConfig.get().runtime.choices.get(LAUNCHER)
-    if launcher in (None, "basic") or LAUNCHER in typed_in_job():
+    if launcher in (None, "basic") or LAUNCHER in typed:
         return []
     return [Reach("a launcher of jobs", f"{LAUNCHER}={launcher}")]
-
-
-def job_overrides() -> list[str]:
-    """Return the overrides of this job, as Hydra applies them; none outside Hydra."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def typed_in_job() -> dict[str, str]:
-    """Return the typed keys and groups, each with the value that it has in this job."""
-    typed = spelling.typed_values(process.read_typed_arguments())
-    of_job = spelling.typed_values(job_overrides())
-    return {key: of_job.get(key, value) for key, value in typed.items()}
 
 
 def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
@@ -287,12 +273,12 @@ def examination(cfg: Config, store: Store) -> tuple[Config, Store, dict[str, Nod
             raise error from None
 
 
-def needs_graph(stage: str, typed: list[str]) -> bool:
+def needs_graph(stage: str, typed: Iterable[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
-    export and gate only do if typed settings select a run."""
+    export and gate only do if typed keys select a run."""
     if stage not in COMMANDS_ON_FINISHED_RUN:
         return stage not in COMMANDS_WITHOUT_GRAPH
-    return selects_run(spelling.typed_values(typed))
+    return selects_run(typed)
 
 
 def require_typed_code(cfg: Config, typed: Mapping[str, str]) -> None:
@@ -313,38 +299,6 @@ def typed_code(block: str, typed: Mapping[str, str]) -> Any:
             key = override.key_or_group.replace(block, "own", 1)
             OmegaConf.update(composed, key, override.value())
     return OmegaConf.to_object(composed.own)
-
-
-def resolve_precision(cfg: Config) -> None:
-    """Replace `precision=auto` by this machine's precision in every block."""
-    # fingerprints name the real one, not `auto`
-    of_machine = Precision.bf16 if machine.computes_bf16() else Precision.fp32
-    blocks: list[Any] = [*vars(cfg).values()]
-    for block in blocks:  # which grows by the blocks inside
-        if is_dataclass(block):
-            blocks += vars(block).values()
-            if vars(block).get("precision") is Precision.auto:
-                vars(block)["precision"] = of_machine
-
-
-def resolve_template(cfg: Config) -> None:
-    """Train the embedded model in ChatML unless a template is typed. Every other model keeps its own."""
-    # its own template writes a system turn with its name before every prompt without one
-    if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
-        settings = {key: value for key, value in vars(cfg.sft.template).items() if key != "kind"}
-        cfg.sft.template = ChatML(**settings)
-
-
-def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
-    """Lower each micro-batch that is not typed to the largest size that divides a process's rows of a step."""
-    for name, block in cfg.trained.items():
-        runtime = block.runtime
-        is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
-        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
-            continue
-        rows_of_process, remainder = divmod(block.batch_size, runtime.world_size)
-        while remainder == 0 and rows_of_process % runtime.micro_batch:
-            runtime.micro_batch -= 1
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:

@@ -28,7 +28,8 @@ from stages.cli.recipe_layers import (
     recipe_files,
 )
 from stages.cli.settings import all_settings, option_files
-from stages.cli.spelling import is_list, store_folder, typed_values
+from stages.cli.spelling import is_list, store_folder
+from stages.cli.typed_line import line_of_process
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.errors import (
     SYNONYMS,
@@ -44,9 +45,9 @@ from stages.config.errors import (
 from stages.config.exit_codes import ExitCode
 from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
+from stages.config.renamed import old_key_message, old_value_message
 from stages.config.schema import OPTIONS, RunConfig
 from stages.config.trainers import not_passed_on_message
-from stages.hardware import process
 
 
 @contextmanager
@@ -59,8 +60,7 @@ def explained() -> Iterator[None]:
         sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
-        typed = typed_values(process.read_typed_arguments())
-        is_gate = typed.get("stage", "").strip("'\"") == "gate"
+        is_gate = line_of_process().values.get("stage", "").strip("'\"") == "gate"
         if is_gate:
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
@@ -92,8 +92,7 @@ def message_of_error_alone(error: BaseException) -> str | None:
         return missing_option_message(error)
     if isinstance(error, OverrideParseException):
         return unreadable_argument_message(error.override.lstrip("+"))
-    typed = typed_values(process.read_typed_arguments())
-    message = file_error_message(error, store_folder(typed))
+    message = file_error_message(error, store_folder(line_of_process().values))
     if message:
         return message
     if type(error).__name__ == "OutOfMemoryError":
@@ -106,7 +105,7 @@ def continuing_command(reached: LimitReached) -> str:
     """Return this command with the higher limit."""
     key = reached.setting.partition("=")[0]
     words = [
-        word for word in process.read_typed_arguments() if word.lstrip("+").partition("=")[0] != key
+        word for word in line_of_process().arguments if word.lstrip("+").partition("=")[0] != key
     ]
     return shlex.join([*program(), *words, reached.setting])
 
@@ -134,8 +133,9 @@ def setting_message(chain: list[BaseException]) -> str | None:
         elif argument and key.partition("[")[0] in argument[1]:
             where = argument[1]
     if is_dataclass(error.object_type) and "not in" in str(error):
-        message = unknown_key_message(key, error.object_type)  # type: ignore[arg-type]  # a class
         is_nested = not where.startswith(key)  # in a list that was typed as a whole
+        typed = key if is_nested else where
+        message = unknown_key_message(key, error.object_type, typed)  # type: ignore[arg-type]  # a class
         return f"{in_file}{where}: {message}" if is_nested else in_file + message
     setting = all_settings().get(re.sub(r"\[\d+\]$", "", key))
     if setting is None or isinstance(error, InterpolationResolutionError):
@@ -152,8 +152,9 @@ def setting_message(chain: list[BaseException]) -> str | None:
     return f"{in_file}{where}: this value is not accepted. {way_out}"
 
 
-def unknown_key_message(key: str, block_class: type) -> str:
-    """Return the message for a key that its block, of this class, does not have, with the nearest name."""
+def unknown_key_message(key: str, block_class: type, argument: str = "") -> str:
+    """Return the message for a key that its block, of this class, does not have: its name now, or the nearest name.
+    `argument`: the typed one with the key."""
     block, _, name = key.rpartition(".")
     way_to_trl = ""
     if issubclass(block_class, TrainerArguments):
@@ -164,9 +165,13 @@ def unknown_key_message(key: str, block_class: type) -> str:
     for group, kinds in OPTIONS.items():
         chosen = [option for option, each in kinds.items() if each is block_class]
         having = [f"{group}={option}" for option in kinds if name in typable_keys(kinds[option])]
-        if chosen and having:
+        was_block_of_option = name in chosen
+        if chosen and having and not was_block_of_option:
             problem = f"{key}: {group}={chosen[0]} does not have this key"
             return f"{problem}. Add {' or '.join(having)}, or leave the key out."
+    old_word = old_key_message(argument or key)
+    if old_word:
+        return old_word
     names = typable_keys(block_class)
     if block_class is RunConfig:
         names = [*{*names, *option_files()}]
@@ -201,6 +206,9 @@ def missing_option_message(error: MissingConfigException) -> str:
         return str(error).splitlines()[0]
     group = max(groups, key=len)
     name = missing.removeprefix(f"{group}/")
+    old_word = old_value_message(f"{group}={name}")
+    if old_word:
+        return old_word
     if group == "recipe":
         return unusable_recipe_message(name)
     way_out = suggest(name, [path.stem for path in option_files()[group]])

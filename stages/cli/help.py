@@ -22,6 +22,7 @@ from stages.config.blocks.labels import LABELS, Voter
 from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError, suggest
+from stages.config.renamed import old_key_message
 from stages.config.schema import CONF, OPTIONS, RunConfig
 from stages.config.stage_table import STAGES
 
@@ -99,9 +100,8 @@ def block_help(name: str) -> str:
             text = "; ".join(filter(None, (row.kind, row.meaning)))
             lines.append(f"{row.name:40} {row.default:24} {text}")
     if not lines:
-        raise UserError(
-            f"--help={name}: no group, block or key has this name.{suggest(name, names)}"
-        )
+        problem = f"--help={name}: no group, block or key has this name.{suggest(name, names)}"
+        raise UserError(old_key_message(name) or problem)
     return "\n".join(lines)
 
 
@@ -128,10 +128,9 @@ def sections() -> Iterator[tuple[str, list[Row]]]:
 
 def config_rows() -> list[Row]:
     """Return a row for every key that all runs have."""
-    line = [f"recipe={recipes.NONE}"]
-    recipes.register(line)
+    recipes.register({"recipe": recipes.NONE})
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        values = flat(hydra.compose("config", line))
+        values = flat(hydra.compose("config", [f"recipe={recipes.NONE}"]))
     return rows_of(RunConfig, "", values, demo_values())
 
 

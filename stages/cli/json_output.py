@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import asdict
 
 from stages.cli.explain import explain
-from stages.cli.spelling import typed_values
+from stages.cli.typed_line import TypedLine
 from stages.commands.result import Reply, Result, null_for_nan
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError
@@ -22,9 +22,9 @@ json_reply: ContextVar[Reply | None] = ContextVar("json_reply", default=None)
 
 
 @contextmanager
-def replying(line: list[str]) -> Iterator[None]:
+def replying(line: TypedLine) -> Iterator[None]:
     """Write the reply of the command line when the block ends, however it ends."""
-    reply = Reply(typed_values(line).get("stage", str(Target.report)))
+    reply = Reply(line.values.get("stage", str(Target.report)))
     token = json_reply.set(reply)
     try:
         with stdout_to_stderr():

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.interpolations import interpolated_keys
+from stages.cli.typed_line import JobLine, TypedLine, line_of_job, read_line
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -51,20 +53,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WiredRun:
-    """A run whose nodes are known and not built yet. `overrides`: those of the commands to show; `recipe`: the first line
-    of the run; `interpolated`: the keys that each interpolation reads."""
+    """A run whose nodes are known and not built yet. `line`: its command line, whose overrides are those of the commands
+    to show; `recipe`: the first line of the run; `interpolated`: the keys that each interpolation reads."""
 
     cfg: Config
     store: Store
     nodes: dict[str, Node]
-    overrides: list[str]
+    line: JobLine
     recipe: str
     interpolated: dict[str, list[str]]
 
 
 def main() -> None:
     """Run the command line of this process."""
-    line = [word for word in sys.argv[1:] if word != json_output.FLAG]
+    line = read_line(tuple(word for word in sys.argv[1:] if word != json_output.FLAG))
     if json_output.FLAG not in sys.argv:
         run_line(line)
         return
@@ -72,24 +74,25 @@ def main() -> None:
         run_line(line)
 
 
-def run_line(line: list[str]) -> None:
+def run_line(line: TypedLine) -> None:
     """Run a command line. If the user interrupts it, say how to resume."""
-    process.prepare(line)
+    process.prepare([*line.arguments])
     try:
         with explained():
-            line = compose.normalise_for_hydra(line)
-            text = option_text(line)
+            implied = compose.implied_values(line)
+            for_hydra = compose.arguments_for_hydra(line, implied)
+            text = option_text(line.arguments)
             if text is not None:
                 sys.stdout.write(f"{text}\n")
                 return
-            recipes.register(line)
-            sys.argv[1:] = line
+            recipes.register(line.values | implied)
+            sys.argv[1:] = for_hydra
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt:
         sys.exit("interrupted: run the same command again to resume")
 
 
-def option_text(line: list[str]) -> str | None:
+def option_text(line: Sequence[str]) -> str | None:
     """Return the text for `--version`, `--help` or `--help=NAME`, or None without these options."""
     if "--version" in line:
         return provenance.describe_installation()
@@ -107,33 +110,38 @@ def run(composed: DictConfig) -> float | None:
     is_single_run = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if is_single_run else nullcontext():
         json_output.require_result(composed.stage)
-        reaches = compose.untyped_reaches(composed)
-        recipe = recipes.describe_recipe(compose.typed_in_job(), reaches)
+        line = line_of_job()
+        reaches = compose.untyped_reaches(composed, line.values)
+        recipe = recipes.describe_recipe(line.values, reaches)
         if reaches:  # before any of them is used
             log.info("%s", recipe)
-        cfg, store, nodes = compose.prepare(composed)
+        cfg, store, nodes = compose.prepare(composed, line.values)
         interpolated = interpolated_keys(composed)
         if cfg.examine.left_out is None:
-            refuse_unread(cfg, nodes, interpolated)
+            refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
             log.info("%s", recipe)
         if composed.stage in COMMANDS:
             run_command = import_run(composed.stage)
-            result = run_command(cfg, store, nodes, compose.job_overrides())
+            result = run_command(cfg, store, nodes, line.overrides)
             if result:
                 json_output.deliver(result)
         elif nodes:
-            wired = WiredRun(cfg, store, nodes, compose.job_overrides(), recipe, interpolated)
+            wired = WiredRun(cfg, store, nodes, line, recipe, interpolated)
             return examine(wired) if cfg.is_examination else build_and_measure(wired)
         else:
-            return write_report_again(cfg, store)
+            return write_report_again(cfg, store, line)
     return None
 
 
-def refuse_unread(cfg: Config, nodes: dict[str, Node], interpolated: dict[str, list[str]]) -> None:
+def refuse_unread(
+    cfg: Config,
+    nodes: dict[str, Node],
+    typed: Mapping[str, str],
+    interpolated: dict[str, list[str]],
+) -> None:
     """Raise UserError for typed keys that nothing reads. In a sweep another job may read them: there, warn."""
-    typed = process.read_typed_arguments()
     messages = unread.unread_messages(cfg, nodes, typed, interpolated)
     if not sweep.is_job() and messages:
         raise UserError(*messages)
@@ -141,17 +149,16 @@ def refuse_unread(cfg: Config, nodes: dict[str, Node], interpolated: dict[str, l
         log.warning("warning: %s", message)
 
 
-def write_report_again(cfg: Config, store: Store) -> float | None:
+def write_report_again(cfg: Config, store: Store, line: JobLine) -> float | None:
     """Write the report of the last run again, and return its metric."""
     from stages.commands import finished_run
 
-    overrides = compose.job_overrides()
-    nodes, recorded = finished_run.report_again(cfg, store, overrides)
+    nodes, recorded = finished_run.report_again(cfg, store, line.overrides)
     log_edited_stages({Target.report: nodes[Target.report]})
     # as text: they are part of the command that makes such a report
-    overrides += recorded
+    line = line.with_overrides(recorded)
     recipe = "recipe: that of the last run"
-    return build_and_measure(WiredRun(cfg, store, nodes, overrides, recipe, interpolated={}))
+    return build_and_measure(WiredRun(cfg, store, nodes, line, recipe, interpolated={}))
 
 
 def log_edited_stages(nodes: dict[str, Node]) -> None:
@@ -174,7 +181,7 @@ def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
         wired.store,
         wired.nodes,
         targets,
-        provenance.command(wired.cfg.stage, wired.overrides),
+        provenance.command(wired.cfg.stage, wired.line.overrides),
         wired.recipe,
         Forecast(wired.store).seconds_left,
         *sweep.names_of_sweep_and_job(),
@@ -184,7 +191,7 @@ def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
 def build_and_measure(wired: WiredRun) -> float | None:
     """Build the nodes of the stage, then deliver what they made, their pages and the next command. Return the metric
     that a sweep may optimise."""
-    cfg, store, nodes, overrides = wired.cfg, wired.store, wired.nodes, wired.overrides
+    cfg, store, nodes, overrides = wired.cfg, wired.store, wired.nodes, wired.line.overrides
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
     building.try_own_labelers(cfg, missing, store)
@@ -209,7 +216,7 @@ def build_and_measure(wired: WiredRun) -> float | None:
         write_labels_page(store, nodes, target_nodes),
     )
     built = built_nodes(page)
-    next_line = next_command(cfg, overrides, wired.interpolated)
+    next_line = next_command(cfg, wired.line, wired.interpolated)
     result = RunResult(
         built,
         *pages,
@@ -250,23 +257,21 @@ def examine(wired: WiredRun) -> float | None:
     return metric
 
 
-def next_command(
-    cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]
-) -> str | None:
+def next_command(cfg: Config, line: JobLine, interpolated: dict[str, list[str]]) -> str | None:
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = STAGES[cfg.stage].next
-    while stage and not is_allowed(replace(cfg, stage=stage), overrides, interpolated):
+    while stage and not is_allowed(replace(cfg, stage=stage), line.settled, interpolated):
         stage = STAGES[stage].instead or STAGES[stage].next
     if stage is None and cfg.stage in POLICY_STAGES and "chat" in COMMANDS:
         stage = "chat"  # no prompt evaluates this policy
-    return provenance.command(stage, overrides) if stage else None
+    return provenance.command(stage, line.overrides) if stage else None
 
 
-def is_allowed(cfg: Config, overrides: list[str], interpolated: dict[str, list[str]]) -> bool:
+def is_allowed(cfg: Config, settled: Mapping[str, str], interpolated: dict[str, list[str]]) -> bool:
     try:
         constraints.validate_config(cfg)
         nodes = wire_unpinned(cfg)
         requested_nodes(cfg, nodes)
     except UserError:
         return False
-    return not unread.unread_messages(cfg, nodes, overrides, interpolated)
+    return not unread.unread_messages(cfg, nodes, settled, interpolated)

@@ -71,7 +71,7 @@ def read_with_bases(
     """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable, or sets
     what no recipe may set. `based_on_it`: the recipes that are, as no recipe is based on itself."""
     try:
-        recipe = load_recipe_file(files[name])
+        recipe = load_recipe_file(path_of(name, files))
     except (KeyError, OSError, ValueError, yaml.YAMLError):
         return None
     if not isinstance(recipe, DictConfig) or forbidden_hydra_keys(recipe):
@@ -96,6 +96,13 @@ def read_with_bases(
     for layer in upper:
         merged = lay_over(merged, layer)
     return merged
+
+
+def path_of(name: str, files: Mapping[str, Path]) -> Path:
+    """Return the file of a recipe, which has a name, or is named by its path. Raise KeyError if there is none."""
+    if name not in files and name.endswith(".yaml"):
+        return user_path(name)
+    return files[name]
 
 
 def load_recipe_file(path: Path) -> DictConfig | ListConfig:

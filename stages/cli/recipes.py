@@ -17,7 +17,7 @@ from stages.cli import value_types
 from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options
-from stages.cli.spelling import is_inside, typed_values
+from stages.cli.spelling import is_inside
 from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, RunConfig
 from stages.config.stage_table import Target
@@ -51,32 +51,7 @@ KEYS_OF_ONE_OPTION = {
     "label": ["label.path"],
     "sample": ["sample.file", "sample.pool", "sample.endpoint"],
 }
-# scale=toy: the largest sizes by block; a recipe's smaller ones stay
-TOY_SIZES: dict[str, dict[str, Any]] = {
-    # a random model ends one answer of ten within 100 tokens
-    "select": {"candidates_per_prompt": 4, "max_new_tokens": 256},
-    "sft": {
-        **{"batch_size": 2, "epochs": 3, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "sample": {"candidates_per_prompt": 4, "max_new_tokens": 12},
-    "dpo": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "kto": {"batch_size": 8, "epochs": 1, "max_length": 2048, "evaluations": 2},
-    "grpo": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        **{"completions": 4, "max_new_tokens": 12},
-    },
-    "reward": {
-        **{"batch_size": 4, "epochs": 1, "max_length": 2048, "evaluations": 2},
-        "runtime": {"micro_batch": 2},
-    },
-    "answer": {"max_new_tokens": 12},
-    "eval": {"likelihood_prompts": 8},
-}
-# What a model that has learnt nothing needs, beside conf/scale/toy.yaml: sft=none has no such keys
+# What a model that has learnt nothing needs at scale=toy, beside conf/scale/toy.yaml: sft=none has no such keys
 TOY_SFT = {"learning_rate": 5e-3, "max_dropped": 1.0}
 # Preferences in place of a recipe's own, and generated tasks that a tiny model can learn
 TOY_PREFERENCES = {"path": "package:stages/tasks/toy_preferences.jsonl", "hub_split": "train"}
@@ -90,13 +65,13 @@ MOST_TOY_PROMPTS = {
 }
 
 
-def register(line: list[str]) -> None:
-    """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
+def register(typed: Mapping[str, str]) -> None:
+    """Register the recipes of a command line with Hydra, in place of those of an earlier one: `recipe=NAME` is
     `recipes/NAME.yaml`. Raise UserError for a recipe that holds a secret, or a value of another type."""
     register_schema()
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
-    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(line)}.items():
+    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(typed)}.items():
         values = OmegaConf.to_container(recipe)
         servers.refuse_secret(servers.nested_texts(values, ""))
         with begin_errors(f"recipe={name}"):
@@ -113,13 +88,12 @@ def register_schema() -> None:
     store.store(name="schema", node=RunConfig)
     for group, options in OPTIONS.items():
         for option, kind in options.items():
-            store.store(name=f"{Path(group).name}_{option}", node=kind)
+            store.store(group="schema", name=f"{Path(group).name}_{option}", node=kind)
 
 
-def recipes_of_line(line: list[str]) -> dict[str, DictConfig]:
+def recipes_of_line(typed: Mapping[str, str]) -> dict[str, DictConfig]:
     """Return the recipes by name that this command line may compose, fit to what is typed. Raise UserError for a recipe
     that typed content would make a mixture."""
-    typed = typed_values(line)
     names = [name for name in recipe_names(typed) if name != NONE]
     recipes = load_recipes(*names)
     for name, recipe in recipes.items():
@@ -172,20 +146,12 @@ def keys_known_to_option(block: Mapping[Any, Any], group: str, option: str) -> d
 
 
 def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return what scale=toy lays over a recipe: small sizes, a tiny model, preferences of the package in place of the
-    recipe's own, and few generated tasks, unless other data are typed. A recipe for files or models of the user's keeps
-    them."""
-    below = settings_below(recipe, typed)
+    """Return what scale=toy lays over a recipe: a tiny model, preferences of the package in place of the recipe's own,
+    and few generated tasks, unless other data are typed. A recipe for files or models of the user's keeps them."""
     layer: dict[str, Any] = {}
-    for block, sizes in TOY_SIZES.items():
-        layer[block] = smaller_sizes(below.get(block) or {}, sizes)
-    layer["sft"] |= TOY_SFT
     has_sft = typed_option(recipe, "sft", typed) != "none"
-    # a random model that no SFT has taught to end needs the recipe's own length
-    if not has_sft:
-        layer["sample"].pop("max_new_tokens", None)
-    for group in ("sft", "sample"):
-        layer[group] = keys_known_to_option(layer[group], group, typed_option(recipe, group, typed))
+    if has_sft:
+        layer["sft"] = TOY_SFT
     # an examination is of two models of the user's
     if own_option(recipe, "model") != "before":
         groups = {"override /model": "tiny"}
@@ -199,34 +165,6 @@ def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
         tasks = {"families": TOY_FAMILIES, **toy_prompt_counts(recipe)}
         layer["data"] = {"sources": [], "tasks": tasks}
     return OmegaConf.create(layer)
-
-
-def settings_below(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
-    """Return the keys that are composed before scale=toy: those of conf/ and of a recipe."""
-    layers = [
-        OmegaConf.load(CONF / "config.yaml"),
-        settings_in_conf("eval", own_option(recipe, "eval")),
-    ]
-    for block in TOY_SIZES.keys() & default_options().keys() - {"eval"}:
-        option = own_option(recipe, block)
-        if block in ("sft", "sample"):
-            option = typed_option(recipe, block, typed)
-        layers.append(OmegaConf.create({block: settings_in_conf(block, option)}))
-    merged = OmegaConf.merge(*layers, recipe)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def smaller_sizes(block: Mapping[Any, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the sizes that are below a block's own, or that the block does not set."""
-    smaller: dict[str, Any] = {}
-    for key, size in sizes.items():
-        own = block.get(key)
-        if isinstance(size, Mapping):
-            smaller[key] = smaller_sizes(own or {}, size)
-        elif own is None or (isinstance(own, int | float) and own > size):
-            smaller[key] = size
-    return smaller
 
 
 def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
@@ -283,14 +221,14 @@ def users_content(typed: Mapping[str, str]) -> str | None:
     return None
 
 
-def recipe_in_place_of_default(typed: Mapping[str, str]) -> list[str]:
-    """Return the override that takes the recipe of an examination, or none where content of the user's is typed; [] to
-    keep the typed or the default recipe."""
+def recipe_in_place_of_default(typed: Mapping[str, str]) -> str | None:
+    """Return the recipe of an examination, or `none` where content of the user's is typed; None to keep the typed or
+    the default recipe."""
     if "recipe" in typed:
-        return []
+        return None
     if typed.get("stage") == Target.examine:
-        return [f"recipe={Target.examine}"]
-    return [f"recipe={NONE}"] if users_content(typed) else []
+        return Target.examine
+    return NONE if users_content(typed) else None
 
 
 def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] = ()) -> str:
@@ -300,7 +238,7 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
     replacing = recipe_in_place_of_default(typed)
     if "recipe" in typed:
         recipe = f"recipe: {typed['recipe']}"
-    elif replacing == [f"recipe={Target.examine}"]:
+    elif replacing == Target.examine:
         recipe = f"recipe: {Target.examine}"
     elif content:
         recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"

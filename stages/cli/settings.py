@@ -156,8 +156,8 @@ def comments_in_conf() -> dict[str, str]:
                 comments |= with_block(block, comments_in_file(path))
             elif path == default:
                 comments |= comments_in_file(path)
-    comments |= with_block("data", comments_in_file(CONF / "rows.yaml"))
-    comments |= with_block("sample", comments_in_file(CONF / "drawn.yaml"))
+    comments |= with_block("data", comments_in_file(CONF / "_base_rows.yaml"))
+    comments |= with_block("sample", comments_in_file(CONF / "_base_drawn.yaml"))
     return comments | comments_in_file(CONF / "config.yaml")
 
 

@@ -3,26 +3,15 @@
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from stages.cli.recipe_layers import recipe_files
 from stages.cli.settings import all_settings, option_files
 from stages.config.errors import UserError, suggest
 from stages.store.sealed_json import OUTPUTS
 
-MULTIRUN = {"-m", "--multirun"}
 NOT_READ_AS_TEXT = re.compile(r"[+-]?(\d[\w.+-]*|inf|nan)|true|false|null", re.IGNORECASE)
 GROUP_OF_SEVERAL = "tracker"  # the options of every other group exclude each other
-
-
-def typed_values(line: Sequence[str]) -> dict[str, str]:
-    """Return the keys and groups that a command line sets, with their values as typed."""
-    values: dict[str, str] = {}
-    for argument in line:
-        match = re.fullmatch(r"\+*([\w./]+)=(.*)", argument, re.DOTALL)
-        if match:
-            values[match[1]] = match[2]
-    return values
 
 
 def store_folder(typed: Mapping[str, str]) -> str:

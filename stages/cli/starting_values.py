@@ -3,6 +3,7 @@
 A recipe's rates suit a model of about 135M parameters or the recipe's own. A number is never changed."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from stages.cli import recipes
@@ -25,20 +26,21 @@ PUBLISHED_RUNS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file_
 PAIRWISE = {"sigmoid", "sft", *GROUP_LOSSES}  # the losses that the table's betas are of
 
 
-def resolve_rates(cfg: Config) -> None:
-    """Replace `learning_rate=auto` by the number of published runs. Raise UserError for another word, or an objective
-    without published runs."""
+def learning_rates(cfg: Config) -> dict[str, float]:
+    """Return the learning rate of each objective as a number: `auto` is that of published runs. Raise UserError for
+    another word, or an objective without published runs."""
+    rates: dict[str, float] = {}
     for name in OBJECTIVES:
         block = vars(cfg)[name]
         if not isinstance(block, Training):  # sft=none
             continue
         if block.learning_rate != AUTO:
-            block.learning_rate = require_number(name, block.learning_rate)
+            rates[name] = require_number(name, block.learning_rate)
         elif name not in PUBLISHED_RUNS:
             raise UserError(f"{name}.learning_rate=auto: no published runs here. Type a number.")
         elif name in cfg.trained:
-            # fingerprints name this number, not `auto`
-            block.learning_rate = rate_by_model_size(name, block, cfg.model)
+            rates[name] = rate_by_model_size(name, block, cfg.model)
+    return rates
 
 
 def require_number(objective: str, rate: float | str) -> float:
@@ -63,7 +65,7 @@ def rate_by_model_size(objective: str, block: Training, model: Model) -> float:
     return rate
 
 
-def warn_of_high_rates(cfg: Config, typed: dict[str, str]) -> None:
+def warn_of_high_rates(cfg: Config, typed: Mapping[str, str]) -> None:
     """Warn if another model than the recipe's is typed, and learning rates that are not typed are above those of
     published runs."""
     other_model = typed_other_model(typed)
@@ -86,7 +88,7 @@ def warn_of_high_rates(cfg: Config, typed: dict[str, str]) -> None:
             )
 
 
-def typed_other_model(typed: dict[str, str]) -> str | None:
+def typed_other_model(typed: Mapping[str, str]) -> str | None:
     """Return the argument that names another model than the recipe's, or None."""
     for key in ("model.path", "model"):
         if key in typed and typed[key] != recipes.own_option(recipes.recipe_of_job(typed), "model"):

@@ -20,8 +20,9 @@ from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Split, SweepMetric
 from stages.config.commands import COMMANDS
-from stages.config.errors import LimitReached, UserError, require_known, visible
+from stages.config.errors import LimitReached, UserError, visible
 from stages.config.exit_codes import ExitCode
+from stages.config.limits import require_word
 from stages.config.schema import Config
 from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.pipeline import provenance
@@ -189,7 +190,7 @@ def validate_optimiser(config: DictConfig) -> None:
     not measure, or optimise in the wrong direction."""
     metric = config.sweep_metric
     stage = config.stage
-    require_known("stage", [stage], [*Target, *COMMANDS])
+    require_word("stage", stage, [*Target, *COMMANDS])
     if stage not in MEASURED_BY[metric]:
         stages = " or ".join(MEASURED_BY[metric])
         raise UserError(

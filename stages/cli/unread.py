@@ -5,7 +5,7 @@ Keys of a group or a recipe are not refused, as another choice may read them."""
 from collections.abc import Iterable, Mapping, Sequence
 
 from stages.cli.interpolations import keys_with_value_of
-from stages.cli.spelling import is_inside, typed_values
+from stages.cli.spelling import is_inside
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.pairs import Pairs
@@ -35,7 +35,7 @@ ALLOWED_UNREAD = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
 def unread_messages(
     cfg: Config,
     nodes: Mapping[str, Node],
-    line: Sequence[str],
+    typed: Mapping[str, str],
     interpolated: Mapping[str, list[str]],
 ) -> list[str]:
     """Return a message for each typed key that nothing reads. `nodes`: all of the run, or none for a command that needs
@@ -46,7 +46,7 @@ def unread_messages(
     if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))
     messages = list[str]()
-    for key, value in typed_values([*line]).items():
+    for key, value in typed.items():
         if value == "null" or (key, value) in ALLOWED_UNREAD:
             continue
         keys = [key, *keys_with_value_of(key, interpolated)]

@@ -95,24 +95,6 @@ class LimitReached(Exception):
 
 
 @contextmanager
-def name_block(block: str) -> Iterator[None]:
-    """Name the keys of `block` instead of those of `label` in the messages of UserErrors and LimitReached that are
-    raised inside."""
-    group = "eval/judged" if block.startswith("eval.judged") else "label"
-
-    def renamed(message: str) -> str:
-        with_block = re.sub(r"\blabel\.", f"{block}.", message)
-        return re.sub(r"\blabel=", f"{group}=", with_block)
-
-    try:
-        yield
-    except UserError as error:
-        raise UserError(*map(renamed, error.messages)) from error
-    except LimitReached as reached:
-        raise LimitReached(renamed(str(reached)), reached.setting) from reached
-
-
-@contextmanager
 def begin_errors(beginning: str) -> Iterator[None]:
     """Begin the messages of UserErrors that are raised inside with the argument or the file that they are about."""
     try:

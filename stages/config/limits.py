@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.errors import UserError, check_all, require_known
+from stages.config.renamed import old_value_message
 
 # the highest number of keys whose limit has none: nothing here has so many rows, tokens, seconds or processes
 BILLION = 10**9
@@ -122,17 +123,32 @@ def validate_block(block: Any, key_prefix: str = "") -> None:
 def validate_value(name: str, key: Field[Any], value: Any) -> None:
     limit: Limit = key.metadata.get(LIMIT, AMOUNT)
     if ONLY_PIPELINE_SETS in key.metadata and value != key.metadata[ONLY_PIPELINE_SETS]:
+        refuse_old_word(f"{name}={value}")
         raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):
         if not value.strip():
             raise UserError(f"{name}={value}: the value is empty. Leave {name} out.")
         if accepted := key.metadata.get(ONE_OF):
-            require_known(name, [value], accepted)
+            require_word(name, value, accepted)
     elif isinstance(value, int | float) and not limit.holds(value):
         raise UserError(f"{name}={value}: the value must be {limit}.")
     elif OF_EPOCHS in key.metadata and is_nearly_whole(value):
         problem = f"{name}={value}: this is nearly {round(value)}, and would train one step more"
         raise UserError(f"{problem} or less. Type {name}={round(value)}.")
+
+
+def require_word(key: str, value: str, accepted: Iterable[str]) -> None:
+    """Raise UserError for a word that a key does not accept, with the word of today for one of an earlier version."""
+    if value not in accepted:
+        refuse_old_word(f"{key}={value}")
+    require_known(key, [value], accepted)
+
+
+def refuse_old_word(argument: str) -> None:
+    """Raise UserError for an argument with a word of an earlier version."""
+    message = old_value_message(argument)
+    if message:
+        raise UserError(message)
 
 
 def is_nearly_whole(number: float | None) -> bool:

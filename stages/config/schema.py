@@ -6,6 +6,7 @@ change the result, so the fingerprint leaves them out. `trainer` goes to TRL und
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -215,6 +216,7 @@ class Config:
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)
+    maxima: dict[str, Any] = field(default_factory=dict)
     prices: dict[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -84,9 +84,9 @@ def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candida
     return rows
 
 
-def read_known_words(path: Path) -> dict[Key, str]:
-    """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
-    Raise UserError for the first line that is not such a row."""
+def read_known_words(path: Path, setting: str = "label.known") -> dict[Key, str]:
+    """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in. `setting`: the
+    key that names the file. Raise UserError for the first line that is not such a row."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -98,7 +98,7 @@ def read_known_words(path: Path) -> dict[Key, str]:
                 )
         except WRONG_SHAPE as error:
             raise UserError(
-                f"label.known={path}: line {number} is not a row of audit.jsonl: {error}."
+                f"{setting}={path}: line {number} is not a row of audit.jsonl: {error}."
             ) from error
         words |= {key: word} if word is not None else {}
         if word is not None and len(key) == 2:

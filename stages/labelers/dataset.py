@@ -33,7 +33,7 @@ SAME_KEYS = ("revision", "subset", "columns", "labels", "encoding", "reasoning")
 TOLD = 0.02  # share of rows that contradict themselves, above which the user is warned
 
 
-class Dataset(Labeler):
+class PreferenceFileLabeler(Labeler):
     """Reads answers and their judgements from the file: which answer is better, or a score for each."""
 
     name = "dataset"

@@ -18,9 +18,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import Ensemble as Block
-from stages.config.blocks.labels import Voter
-from stages.config.errors import UserError, name_block
+from stages.config.blocks.labels import Ensemble, Voter
+from stages.config.errors import UserError
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
@@ -135,13 +134,13 @@ def find_vetoed(
     return {name for name, score in compared.items() if score < threshold}
 
 
-class Ensemble(Labeler):
+class EnsembleLabeler(Labeler):
     """Combines the judgements of other label nodes by weighted votes."""
 
     name = "ensemble"
     compares = True
 
-    def __init__(self, cfg: Block, out: StageDir):
+    def __init__(self, cfg: Ensemble, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
         self.by_labeler = dict[str, list[Judgement]]()
 
@@ -155,7 +154,8 @@ class Ensemble(Labeler):
             if voter.veto is not None and any(j.preference for j in judgements):
                 problem = f"a veto needs scores, and {voter.labeler} gives preferences"
                 way_out = "Remove the veto, or use a labeler that gives scores."
-                raise UserError(f"label.members[{i}].veto={voter.veto:g}: {problem}. {way_out}")
+                key = f"{self.cfg.block}.members[{i}].veto"
+                raise UserError(f"{key}={voter.veto:g}: {problem}. {way_out}")
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -221,8 +221,7 @@ class Ensemble(Labeler):
         """Return the scores of every member by candidate, and by candidate the error of a member without a score."""
         scores_by_voter, errors = list[dict[str, float]](), dict[str, str]()
         for voter, member in self.members:
-            with name_block(self.cfg.member_block(voter.labeler).block):
-                judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
+            judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
             scores = dict[str, float]()
             for c in pool.candidates:
                 judgement = judgements.get(c.candidate_id)
@@ -270,9 +269,8 @@ class Ensemble(Labeler):
             key: q for key, q in disputed_questions.items() if q.id in chosen_ids
         }
         by_id = {q.id: q for q in questions.values()}
-        with name_block("label.human"):
-            shared = mark_shared([*by_id.values()], self.cfg.human)
-            session = collect_answers(shared, self.cfg.human, self.out)
+        shared = mark_shared([*by_id.values()], self.cfg.human)
+        session = collect_answers(shared, self.cfg.human_block, self.out)
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():
             needed = session.questions[asked_question.id].needed
@@ -306,12 +304,12 @@ def judgement_of(joint: JointVote) -> Judgement:
     (a, b), preference = joint.ids, joint.preference
     error = None if preference else "members with half of the weight or more gave no verdict"
     return Judgement(
-        joint.prompt_id, Ensemble.name, a=a, b=b, preference=preference, raw=raw, error=error
+        joint.prompt_id, EnsembleLabeler.name, a=a, b=b, preference=preference, raw=raw, error=error
     )
 
 
 def count_votes(
-    cfg: Block, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
+    cfg: Ensemble, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]
 ) -> dict[str, Any]:
     """Return how often each member votes, agrees with the result and vetoes, and how often members disagree."""
     members = dict[str, dict[str, Any]]()

@@ -22,7 +22,7 @@ from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import StageDir
 
 
-class People(Labeler):
+class HumanLabeler(Labeler):
     """Asks people which of a prompt's candidates is best."""
 
     name = "human"
@@ -36,9 +36,7 @@ class People(Labeler):
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())
         if not questions:
-            problem = (
-                f"label=human: none of the {len(pool.prompts)} prompts has two different answers"
-            )
+            problem = f"{self.cfg.option}: none of the {len(pool.prompts)} prompts has two different answers"
             raise UserError(
                 f"{problem}. Raise sample.temperatures or sample.candidates_per_prompt."
             )
@@ -80,7 +78,7 @@ def question_judgements(question: Question, answers: list[Answer]) -> list[Judge
             )
             preference = None if error else TIE if best is None else "ab"[best == b]
             judgement = Judgement(
-                question.prompt.id, People.name, a=first, b=second, preference=preference
+                question.prompt.id, HumanLabeler.name, a=first, b=second, preference=preference
             )
             judgement.raw, judgement.error = json.dumps(verdicts), error
             judgements.append(judgement)

@@ -50,7 +50,7 @@ class Scores(NamedTuple):
     error: str | None
 
 
-class Jury(Labeler):
+class JudgeLabeler(Labeler):
     """Asks all judges about each candidate, or about two of a prompt's candidates at a time."""
 
     name = "judge"
@@ -59,7 +59,8 @@ class Jury(Labeler):
         self.cfg, self.out, self.rubric = cfg, out, Rubric(cfg)
         self.disagreements, self.probed = 0, False
         self.compares = cfg.prefers
-        self.judges = [Client(e, f"label.endpoints[{i}]", out) for i, e in enumerate(cfg.endpoints)]
+        self.key = f"{cfg.block}.endpoints"
+        self.judges = [Client(e, f"{self.key}[{i}]", out) for i, e in enumerate(cfg.endpoints)]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
         # by candidate, until all candidates of the prompt have theirs
         self.scores = dict[str, Scores]()
@@ -94,7 +95,7 @@ class Jury(Labeler):
                     resumes = "the same command then resumes with the cached replies."
                     cause = f"most often ({count} times) because: {error}"
                     raise UserError(
-                        f"label.max_failed={self.cfg.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}"
+                        f"{self.cfg.block}.max_failed={self.cfg.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}"
                     )
                 yield judgement
                 progress.update()
@@ -103,7 +104,7 @@ class Jury(Labeler):
             self.warn_of_failed_judges(failed, len(questions))
         if len(self.judges) == 2 and self.cfg.kind is Rubrics.pairwise:
             self.out.inform(
-                f"label.endpoints: two judges must agree. They differ on {self.disagreements - before} of "
+                f"{self.key}: two judges must agree. They differ on {self.disagreements - before} of "
                 f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )
 
@@ -142,6 +143,7 @@ class Jury(Labeler):
         ]
         question = Question(messages, max(64, self.cfg.max_tokens), 0.0, 0, response_format=schema)
         server = f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url}"
+        text_setting = f"{self.cfg.block}.reading=text"
         reply_text = ""
         for fresh in (False, True):
             try:
@@ -153,11 +155,11 @@ class Jury(Labeler):
                 way_out = "Remove the cause, and type the same command again."
                 if error.refuses_request:
                     problem += ", which has a json_schema"
-                    way_out = "If it accepts no schema, set label.reading=text."
+                    way_out = f"If it accepts no schema, set {text_setting}."
                 raise UserError(f"{server} {problem}: {error.reason}. {way_out}") from error
             except NoVerdict:
                 continue
-        way_out = "Set label.reading=text, which reads the verdict from the last line of the reply."
+        way_out = f"Set {text_setting}, which reads the verdict from the last line of the reply."
         raise UserError(
             f"{server} does not follow a json_schema (it replied {reply_text[:60]!r}). {way_out}"
         )
@@ -225,7 +227,7 @@ class Jury(Labeler):
             problem = f"a judge gave no score of {failed.total()} of {count} candidates"
             effect = "Of their prompts, the other judges' scores count"
             self.out.warn(
-                f"label.endpoints: {problem}, most often ({times} times) because: {error}. {effect}."
+                f"{self.key}: {problem}, most often ({times} times) because: {error}. {effect}."
             )
 
     async def judge_preference(self, prompt: Example, a: Candidate, b: Candidate) -> Judgement:

@@ -14,6 +14,6 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """Return the labeler that `label` names: one of this folder, or a user-defined one.
     Raise UserError if the user-defined one cannot be loaded."""
     if isinstance(cfg, OwnLabeler):
-        return make_own_labeler(cfg.own, out)
+        return make_own_labeler(cfg, out)
     kind: Any = plugins.load_class("labelers", cfg.labeler, Labeler)  # type: ignore[type-abstract]
     return kind(cfg, out) if "cfg" in signature(kind).parameters else kind()  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from stages.config.blocks.labels import OwnLabeler
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
 from stages.labelers.labeler import NO_COLUMNS, Labeler, Pool, with_quantiles
@@ -19,7 +20,6 @@ from stages.store.records import Candidate, Example, Judgement, prompt_id
 from stages.store.user_columns import UserColumns
 from stages.store.workspace import StageDir
 
-KEY = "label.own"
 NOT_APPLICABLE = "the reward is None"
 STATE = "trainer_state"  # the argument that has TRL's state of the training
 # Prompt, reference answer and completions of the rows on which a function is tried. Two rows of different sizes show a
@@ -33,12 +33,13 @@ MADE_UP = (
 class RewardFunction(Labeler):
     """Scores candidates by a reward function, which is called once for each prompt with all its candidates."""
 
-    def __init__(self, own: Own, function: Callable[..., Any], out: StageDir):
+    def __init__(self, cfg: OwnLabeler, function: Callable[..., Any], out: StageDir):
+        own = cfg.own
         self.name, self.function, self.options = str(own.name), function, own.options
-        self.own_settings, self.out = own, out
+        self.cfg, self.out = cfg, out
         self.reads_columns = takes_columns(own, function)
         self.says_relative = hasattr(function, "relative")
-        self.relative = relative_of(own, function)
+        self.relative = relative_of(cfg, function)
         self.columns = NO_COLUMNS
         self.trainer_state: Any = None
         self.passed = list[str]()  # the names of the arguments; `read_pool` sets them
@@ -48,7 +49,7 @@ class RewardFunction(Labeler):
         """Take the columns of the pool's prompts, and the state of the training that wrote its candidates.
         Raise UserError if the function needs an argument that the pool does not have."""
         self.columns = pool.columns
-        self.passed = accepted_names(self.own_settings, self.function, pool.columns)
+        self.passed = accepted_names(self.cfg, self.function, pool.columns)
         if STATE in self.passed:
             # a copy, for the function's changes must not reach the training
             self.trainer_state = deepcopy(pool.trainer_state) or state_before_training()
@@ -107,7 +108,9 @@ class RewardFunction(Labeler):
 
     def result_error(self, prompt: Example, problem: str) -> UserError:
         way_out = "Return a list with one number, or None, for each completion."
-        return UserError(f'{KEY}: {self.name} {problem} (prompt "{prompt.opening}"). {way_out}')
+        return UserError(
+            f'{self.cfg.own_key}: {self.name} {problem} (prompt "{prompt.opening}"). {way_out}'
+        )
 
     def reason(self, error: BaseException) -> str:
         """Return an error of the function with its line in the file."""
@@ -128,7 +131,7 @@ class RewardFunction(Labeler):
         low, high = min(rewards, default=0.0), max(rewards, default=0.0)
         if not 0 <= low <= high <= 1:
             self.out.inform(
-                f"{KEY}: rewards from {low:g} to {high:g} are scaled to scores from 0 to 1."
+                f"{self.cfg.own_key}: rewards from {low:g} to {high:g} are scaled to scores from 0 to 1."
             )
             for j in judgements:
                 if j.score is not None:
@@ -141,11 +144,11 @@ class RewardFunction(Labeler):
         return super().judge_all(pool)
 
 
-def relative_question(name: str, judgements: Iterable[Judgement]) -> str:
+def relative_question(key: str, name: str, judgements: Iterable[Judgement]) -> str:
     """Return a line that asks whether the user's scores are relative; '' if all are 0 or 1, so that 0 is the worst."""
     if {j.score for j in judgements} <= {0, 1, None}:
         return ""
-    question = f"{KEY}: the scores of {name} are not all 0 or 1, and it does not say whether they are relative"
+    question = f"{key}: the scores of {name} are not all 0 or 1, and it does not say whether they are relative"
     ways = "Write relative = False if 0 is a bad score, or True if scores only compare answers to one prompt"
     return f"{question}. {ways}: in a class, or {name}.relative = False below a function."
 
@@ -165,12 +168,13 @@ def takes_columns(own: Own, function: Callable[..., Any]) -> bool:
     return False
 
 
-def relative_of(own: Own, function: Callable[..., Any]) -> bool:
+def relative_of(cfg: OwnLabeler, function: Callable[..., Any]) -> bool:
     """Return what a function says of its rewards; False if it says nothing. Raise UserError for another value."""
     relative = getattr(function, "relative", False)
     if not isinstance(relative, bool):
         raise UserError(
-            f"{KEY}.name={own.name}: relative is {relative!r:.40}. Write {own.name}.relative = True, or False."
+            f"{cfg.own_key}.name={cfg.own.name}: relative is {relative!r:.40}. Write {cfg.own.name}.relative = True, or "
+            "False."
         )
     return relative
 
@@ -200,24 +204,27 @@ def arguments_of(
 BUILT_IN = (*arguments_of(Example("", [], None, "", "", ""), [], {}), STATE)
 
 
-def accepted_names(own: Own, function: Callable[..., Any], user_columns: UserColumns) -> list[str]:
+def accepted_names(
+    cfg: OwnLabeler, function: Callable[..., Any], user_columns: UserColumns
+) -> list[str]:
     """Return the names of the arguments that a reward function takes.
     Raise UserError if it needs others, or does not accept the options."""
+    options = cfg.own.options
     names = [*dict.fromkeys([*BUILT_IN, *user_columns.names])]
     signature = inspect.signature(function)
     takes_all = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     passed = [
         name
         for name in names
-        if (takes_all or name in signature.parameters)
-        and (name in BUILT_IN or name not in own.options)
+        if (takes_all or name in signature.parameters) and (name in BUILT_IN or name not in options)
     ]
     try:
-        signature.bind(**dict.fromkeys(passed), **own.options)
+        signature.bind(**dict.fromkeys(passed), **options)
     except TypeError as error:
         available = f"A reward function may take {', '.join(names)}"
-        way_out = user_columns.lacking_message or f"{KEY}.options sets other arguments."
-        raise UserError(f"{KEY}.name={own.name}: {error}. {available}. {way_out}") from error
+        way_out = user_columns.lacking_message or f"{cfg.own_key}.options sets other arguments."
+        argument = f"{cfg.own_key}.name={cfg.own.name}"
+        raise UserError(f"{argument}: {error}. {available}. {way_out}") from error
     return passed
 
 
@@ -234,23 +241,24 @@ def made_up_rows() -> list[tuple[Example, list[Candidate]]]:
     return rows
 
 
-def load_user_code(own: Own, node: Path) -> Any:
+def load_user_code(cfg: OwnLabeler, node: Path) -> Any:
     """Return the user's class or function. Raise UserError if it is neither, or does not accept its arguments."""
-    loaded = plugins.run_file(own, KEY, node)
+    own, key = cfg.own, cfg.own_key
+    loaded = plugins.run_file(own, key, node)
     if callable(loaded) and not isinstance(loaded, type):
         return loaded
-    user_class = plugins.require_subclass(own, KEY, loaded, Labeler, ", or a reward function")  # type: ignore[type-abstract]
-    plugins.require_options(own, KEY, inspect.signature(user_class))
+    user_class = plugins.require_subclass(own, key, loaded, Labeler, ", or a reward function")  # type: ignore[type-abstract]
+    plugins.require_options(own, key, inspect.signature(user_class))
     return user_class
 
 
-def make_own_labeler(own: Own, out: StageDir) -> Labeler:
+def make_own_labeler(cfg: OwnLabeler, out: StageDir) -> Labeler:
     """Return the user's labeler. Raise UserError if it cannot be loaded."""
-    loaded = load_user_code(own, out.path)
+    loaded = load_user_code(cfg, out.path)
     if not isinstance(loaded, type):
-        return RewardFunction(own, loaded, out)
-    with plugins.explain_errors(own, KEY, out.path):
-        labeler: Labeler = loaded(**own.options)
+        return RewardFunction(cfg, loaded, out)
+    with plugins.explain_errors(cfg.own, cfg.own_key, out.path):
+        labeler: Labeler = loaded(**cfg.own.options)
     labeler.own = True
     labeler.says_relative = "relative" in vars(labeler) or says_relative(loaded)
     return labeler
@@ -262,16 +270,16 @@ def says_relative(user_class: type[Labeler]) -> bool:
     return any("relative" in vars(each) for each in derived)
 
 
-def try_own_labeler(own: Own, columns: UserColumns | None) -> None:
+def try_own_labeler(cfg: OwnLabeler, columns: UserColumns | None) -> None:
     """Load the user's code, and call a reward function on made-up rows with the user's columns of one row; not if it
     needs columns that are unknown (None). A class is not constructed, as it may load a model.
     Raise UserError for what would stop the stage that needs the labeler."""
     with TemporaryDirectory() as folder:
         out = StageDir(Path(folder), lambda metrics, step: None)
-        loaded = load_user_code(own, out.path)
+        loaded = load_user_code(cfg, out.path)
         if isinstance(loaded, type):
             return
-        function = RewardFunction(own, loaded, out)
+        function = RewardFunction(cfg, loaded, out)
         try:
             function.read_pool(Pool([], [], columns=columns or NO_COLUMNS))
         except UserError:
@@ -286,4 +294,4 @@ def try_own_labeler(own: Own, columns: UserColumns | None) -> None:
                     "A completion is [{'role': 'assistant', 'content': TEXT}], and its reward a finite number, or None "
                     "where the function does not apply."
                 )
-                raise UserError(f"{KEY}: {own.name} {problem}. {way_out}")
+                raise UserError(f"{cfg.own_key}: {cfg.own.name} {problem}. {way_out}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.config.blocks import labels
+from stages.config.blocks.labels import RewardModel
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool, with_quantiles
@@ -37,18 +37,19 @@ from stages.store.workspace import StageDir
 Readable = tuple[Candidate, list[int]]  # a candidate with the token ids of its prompt and answer
 
 
-class RewardModel(Labeler):
+class RewardModelLabeler(Labeler):
     """Scores every candidate by a reward model. Rewards are saved in shards, so that a killed run resumes."""
 
     name = "reward_model"
     learnt = relative = True
 
-    def __init__(self, cfg: labels.RewardModel, out: StageDir):
+    def __init__(self, cfg: RewardModel, out: StageDir):
         self.cfg, self.out = cfg, out
+        self.key = f"{cfg.block}.path"
         self.folder = Path()
         self.model_figures = dict[str, Any]()
         if path := self.cfg.path:
-            local = locate(path, "label.path")
+            local = locate(path, self.key)
             self.folder = hub.download_model(path, self.cfg.revision) if local is None else local
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
@@ -65,7 +66,7 @@ class RewardModel(Labeler):
     @cached_property
     def reading(self) -> "Reading":
         """Return the rendering of prompts and answers, once for all steps of GRPO."""
-        return Reading(self.folder)
+        return Reading(self.folder, self.key)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
@@ -131,7 +132,8 @@ class RewardModel(Labeler):
 class Reading:
     """Renders prompt and answer as token ids: by the model's contract if it has one, else by its chat template."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, key: str):
+        """`key`: the setting of the reward model."""
         self.contract: Contract | None = (
             load_contract(folder) if (folder / "contract.json").exists() else None
         )
@@ -142,7 +144,7 @@ class Reading:
             problem = "the tokenizer of this model does not have a chat template"
             effect = "so it is unknown how to render a prompt with an answer"
             way_out = "Save the chat template that the model was trained with in its tokenizer_config.json."
-            raise UserError(f"label.path={folder}: {problem}, {effect}. {way_out}")
+            raise UserError(f"{key}={folder}: {problem}, {effect}. {way_out}")
         validate_chat_template(self.tokenizer, str(folder))
         # Not the tokenizer's: the model skips its own padding at the end of a row, which is the end of turn of some.
         self.pad_id: int | None = loading.load_config(folder).get_text_config().pad_token_id

@@ -46,7 +46,7 @@ class Rubric:
         mark = content_id(texts_by_name)[:8]
         fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
         reply = REMINDER.format(mark=mark, reply=reply_instruction(self.cfg.kind, self.cfg.reading))
-        with guard_template("label.rubric", "Correct the file, or remove the key"):
+        with guard_template(f"{self.cfg.block}.rubric", "Correct the file, or remove the key"):
             rendered = render(self.source, fenced_texts | {"reply": reply})
         return [
             {"role": "system", "content": SYSTEM.format(mark=mark)},

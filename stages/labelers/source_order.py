@@ -11,7 +11,7 @@ from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Judgement
 
 
-class SourceOrder(Labeler):
+class SourceOrderLabeler(Labeler):
     """Scores the candidates of the first source 1, those of the last 0, and others in even steps between."""
 
     name = "source_order"

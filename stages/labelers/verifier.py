@@ -12,7 +12,7 @@ Score = Callable[[list[Check], str], float]
 PROSE = ("on_topic", "own_words")  # the checks of every open request
 
 
-class Verifier(Labeler):
+class VerifierLabeler(Labeler):
     """Scores a candidate by the share of checks passed, and a rollout of GRPO by its reward."""
 
     name = "verifier"

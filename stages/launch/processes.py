@@ -68,6 +68,7 @@ def execute(
         UserError: if a worker raised one, or was killed.
         LimitReached: if the time or the money of the command is used up.
         RuntimeError: for any other error of a worker, with its traceback."""
+    config = node.config
     runtime, scratch = runtime_of(node), out / SCRATCH
     if by_ray := launch.address is not None and isinstance(
         runtime, SamplingRuntime | ScoringRuntime
@@ -78,13 +79,15 @@ def execute(
             else launch.num_gpus
         )
         launch = replace(launch, num_gpus=gpus)
-        runtime.device = runtime.device if gpus else "cpu"  # tasks have the device of this process
+        if not gpus:  # tasks have the device of this process
+            runtime = replace(runtime, device="cpu")
+            config = replace(config, runtime=runtime)
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
         "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
-        "block": [type(node.config).__module__, type(node.config).__name__],
-        "config": asdict(node.config),
+        "block": [type(config).__module__, type(config).__name__],
+        "config": asdict(config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
         "out": str(out.path.resolve()),
         "calls": str(out.call_folder.resolve()),
@@ -98,7 +101,7 @@ def execute(
         if by_ray or world_size(node) > 1:
             out.divide = partial(divide, launch, scratch, job)
         with allocator.keep_freed_memory():
-            return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
+            return stage.run(config, inputs, out)  # type: ignore[no-any-return]
     earlier = read_note(scratch / JOB, require_keys()) or {}
     earlier["allowance"] = job["allowance"]  # the limits of another command, or its deadline
     is_same = earlier == json.loads(json.dumps(job))

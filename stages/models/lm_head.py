@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
 from stages.models.run_attention import autocast_dtype
@@ -22,6 +23,7 @@ READ_TOKENS = 32
 # for more tokens, the forward stores no probabilities and the backward recomputes logits
 MOST_KEPT_TOKENS = 2048
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+score_as_trl = ChunkedLogProbFunction.apply  # before `install_cpu_head` replaces it
 
 
 class CPULogProbFunction(torch.autograd.Function):
@@ -145,10 +147,7 @@ class FusedHead:
         if hidden.device.type == "cpu" and bias is None and softcap is None:
             factor = scale / temperature
             return CPULogProbFunction.apply(hidden, weight, targets, factor, outputs)  # type: ignore[no-any-return,no-untyped-call]
-        # imported here, as it may need Triton
-        from trl.kernels import ChunkedLogProbFunction
-
-        return ChunkedLogProbFunction.apply(  # type: ignore[no-any-return]
+        return score_as_trl(  # type: ignore[no-any-return,no-untyped-call]
             hidden, weight, bias, targets, temperature, chunk_size, softcap, scale, outputs
         )
 
@@ -160,5 +159,5 @@ def score_labelled(device: torch.device) -> bool:
 
 def install_cpu_head() -> None:
     """Make TRL's fused LM head call `CPULogProbFunction` on a CPU, and score only positions with a label there too."""
-    trl_utils._ChunkedLogProbFunction = FusedHead
+    ChunkedLogProbFunction.apply = FusedHead.apply  # type: ignore[method-assign]
     trl_utils._use_triton = score_labelled

@@ -86,12 +86,12 @@ def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
         total = undesirable * cfg.undesirable_weight
     else:
         total = (desirable + undesirable) / 2
-    cfg = replace(cfg)
-    if cfg.desirable_weight is None:
-        cfg.desirable_weight = total / max(1, desirable)
-    if cfg.undesirable_weight is None:
-        cfg.undesirable_weight = total / max(1, undesirable)
-    return cfg
+    of_desirable, of_undesirable = cfg.desirable_weight, cfg.undesirable_weight
+    if of_desirable is None:
+        of_desirable = total / max(1, desirable)
+    if of_undesirable is None:
+        of_undesirable = total / max(1, undesirable)
+    return replace(cfg, desirable_weight=of_desirable, undesirable_weight=of_undesirable)
 
 
 class CompletionTrainer(StoredReference, KTOTrainer):

@@ -408,10 +408,10 @@ def control_block(cfg: Config) -> SFT:
 
 def with_seed(cfg: Config, seed: int) -> Config:
     """Return the configuration with another seed. A stage whose seed differs from the run's keeps its seed."""
-    blocks = {name: replace(block) for name, block in seeded_blocks(cfg).items()}
-    for block in blocks.values():
+    blocks: dict[str, Any] = {}
+    for name, block in seeded_blocks(cfg).items():
         if block.seed == cfg.seed:
-            block.seed = seed
+            blocks[name] = replace(block, seed=seed)
     return replace(cfg, seed=seed, **blocks)
 
 

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 from stages.config.choices import SCHEDULES_WITH_OPTIONS
 from stages.config.errors import UserError
+from stages.config.schema import Config
 from stages.store.node import Node
+from stages.store.sealed_json import warn_once
 from stages.store.store import Store
 
 MANY_STEPS = 1_000_000  # of a training that is long enough for every schedule
@@ -16,6 +18,22 @@ PLAIN_ARGUMENTS = {
     "bf16": False,
     "activation_checkpointing": False,
 }
+
+
+# Arguments that TRL 2.0 takes no more
+DROPPED_BY_TRL_2 = ("use_liger_kernel", "label_smoothing_factor")
+
+
+def warn_of_dropped_arguments(cfg: Config) -> None:
+    """Warn of arguments that TRL 2.0 drops, for TRL's own warnings are silenced."""
+    for name, block in cfg.trained.items():
+        for argument in DROPPED_BY_TRL_2:
+            value = block.trainer.given.get(argument)
+            if value:
+                warn_once(
+                    f"{name}.trainer.{argument}={str(value).lower()}: TRL 2.0 drops this argument. Leave it out of a "
+                    "recipe that is to outlive TRL 1."
+                )
 
 
 def require_accepted_arguments(training: Node, store: Store) -> None:

@@ -20,7 +20,7 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
 from stages.config.blocks.training import ScoredGRPO, Training
-from stages.config.errors import Errors, UserError, name_block
+from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
 from stages.hardware import machine
@@ -88,13 +88,14 @@ def recognise_first_rows(source: Source, key: str, purpose: str, by_user_reader:
 def require_known_labels(node: Node, store: Store) -> None:
     """Raise UserError if every `known` in the file `label.known` is empty."""
     known = node.config.known
+    key = f"{node.config.block}.known"
     # `source_files.pin` reports a missing file
     if not known or not plugins.user_path(known).is_file():
         return
     from stages.evaluation.reliability import read_known_words
 
-    if not read_known_words(plugins.user_path(known)):
-        raise UserError(f"label.known={known}: every `known` in it is empty. Fill some in.")
+    if not read_known_words(plugins.user_path(known), key):
+        raise UserError(f"{key}={known}: every `known` in it is empty. Fill some in.")
 
 
 def require_answers_of_people(node: Node, store: Store) -> None:
@@ -108,7 +109,7 @@ def require_answers_of_people(node: Node, store: Store) -> None:
     file = plugins.user_path(people.answered)
     if not file.is_file():
         raise UserError(f"{setting}: the file does not exist. Correct the path.")
-    if not any(answer for _, answer in answer_rows.parse_answers(file)):
+    if not any(answer for _, answer in answer_rows.parse_answers(file, f"{people.block}.answered")):
         raise UserError(f"{setting}: has no answers. Fill in its empty fields, or leave it out.")
 
 
@@ -130,7 +131,7 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
         for block in blocks:
             for check, block_types in CHECKS.items():
                 if isinstance(block, block_types):
-                    with errors, name_block(block.block if isinstance(block, Label) else "label"):
+                    with errors:
                         check(replace(node, config=block), store)
     with errors:
         require_free_rendezvous(cfg, missing_nodes, store)
@@ -172,8 +173,7 @@ def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -
     from stages.preflight.first_columns import read_first_columns
 
     for code, labeler in labelers_by_code.items():
-        with name_block(labeler.block):
-            try_own_labeler(labeler.own, read_first_columns(nodes_by_code[code], store))
+        try_own_labeler(labeler, read_first_columns(nodes_by_code[code], store))
 
 
 def require_rows_within_length(

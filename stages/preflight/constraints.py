@@ -8,7 +8,7 @@ from stages.config import limits, trainers
 from stages.config.blocks.training import DPO, KTO, SFT, Training
 from stages.config.choices import Adapter, Precision, Sharding
 from stages.config.commands import COMMANDS
-from stages.config.errors import Errors, UserError, check_all, name_block, require_known
+from stages.config.errors import Errors, UserError, check_all
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -25,7 +25,7 @@ from stages.preflight import (
 
 def validate_config(cfg: Config) -> None:
     """Raise one UserError for all values outside their limits, else for all settings that do not fit together."""
-    require_known("stage", [cfg.stage], [*Target, *COMMANDS])
+    limits.require_word("stage", cfg.stage, [*Target, *COMMANDS])
     # Other blocks take their number of processes from `launch`, so it comes first.
     check_all(
         [partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)]
@@ -100,7 +100,7 @@ def validate_labels(cfg: Config) -> None:
     """Raise one UserError for all labelers whose settings do not fit together."""
     errors = Errors()
     for label in cfg.labels:
-        with errors, name_block(label.block):
+        with errors:
             label.check()
     errors.raise_all()
 

@@ -127,10 +127,11 @@ def require_reward_model(node: Node, store: Store) -> None:
     label = node.config
     if not label.path:
         return
-    key = f"label.path={label.path}"
-    folder = locate(label.path, "label.path")
+    path_key = f"{label.block}.path"
+    key = f"{path_key}={label.path}"
+    folder = locate(label.path, path_key)
     if folder is None:
-        resolve_commit(label.path, label.revision, "model", "label.path")
+        resolve_commit(label.path, label.revision, "model", path_key)
     elif folder.is_dir():
         require_score_and_template(folder, key)
         # the import takes a second

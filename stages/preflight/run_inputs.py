@@ -2,7 +2,7 @@
 
 from stages.config.blocks.labels import Ensemble
 from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
-from stages.config.errors import UserError, name_block
+from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
 
@@ -105,11 +105,10 @@ def validate_reward(cfg: Config) -> None:
     for label in cfg.labels:
         for part in label.parts:
             if part.has_trained_reward_model and not source.path:
-                with name_block(part.block):
-                    raise UserError(
-                        "label=reward_model needs a reward model. Set label.path=FOLDER, or train one on "
-                        "reward.source.path=FILE."
-                    )
+                raise UserError(
+                    f"{part.option} needs a reward model. Set {part.block}.path=FOLDER, or train one on "
+                    "reward.source.path=FILE."
+                )
     if cfg.stage == Target.reward and cfg.reward.margin and not source.path:
         estimates_differences = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
         if cfg.label.prefers and not estimates_differences:

@@ -102,19 +102,13 @@ def refuse_secret_of_endpoint(key: str, endpoint: Endpoint) -> None:
         raise secret_error(f"{key}.base_url")
 
 
-def fill_prices(cfg: Config) -> None:
-    """Fill in the price of each endpoint that has none, from `prices` by its model."""
-    for endpoint in cfg.endpoints.values():
-        if not endpoint.price.is_complete:
-            endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
-
-
 def require_endpoints(node: Node, store: Store) -> None:
     """Raise UserError if an endpoint for candidates, or of a judge, lacks its package or its key."""
     block = node.config
     endpoints = dict[str, Endpoint]()
     if isinstance(block, Judge):
-        endpoints = {f"label.endpoints[{i}]": each for i, each in enumerate(block.endpoints)}
+        key = f"{block.block}.endpoints"
+        endpoints = {f"{key}[{i}]": each for i, each in enumerate(block.endpoints)}
     elif isinstance(block, OpenAI) and not block.own:
         endpoints = {f"{block.key}.endpoint": block.endpoint}
     check_all(partial(require_askable, key, each, store) for key, each in endpoints.items())

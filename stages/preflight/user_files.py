@@ -14,7 +14,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import Drawn
 from stages.config.choices import RUBRIC_TEXTS
-from stages.config.errors import Errors, UserError, begin_errors, name_block
+from stages.config.errors import Errors, UserError, begin_errors
 from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
 from stages.config.schema import Config
 from stages.preflight import sources
@@ -32,7 +32,7 @@ def validate_user_files(cfg: Config) -> None:
     for label in cfg.labels:
         for judge in label.parts:
             if isinstance(judge, Judge) and judge.rubric:
-                with errors, name_block(judge.block):
+                with errors:
                     validate_rubric(judge, plugins.user_path(judge.rubric))
     if isinstance(cfg.sft.template, TemplateFile):
         with errors:
@@ -60,8 +60,9 @@ def validate_benchmark_files(folder: Path) -> None:
 
 def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
-    setting = f"label.rubric={file}"
-    template = read_template(file, "label.rubric")
+    key = f"{judge.block}.rubric"
+    setting = f"{key}={file}"
+    template = read_template(file, key)
     needed_texts = RUBRIC_TEXTS[judge.kind]
     with guard_template(setting, f"It may read {', '.join(needed_texts)} and reply"):
         prompt = render(template, {name: f"<{name}>" for name in (*needed_texts, "reply")})

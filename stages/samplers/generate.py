@@ -18,7 +18,7 @@ from stages.samplers.drawing import Draws
 from stages.samplers.sampler import (
     Completion,
     Decoding,
-    Drawn,
+    DrawnCompletion,
     LocalModel,
     Request,
     Sampler,
@@ -65,7 +65,7 @@ class GenerateSampler(LocalModel, Sampler):
         model.generation_config = GenerationConfig()
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[DrawnCompletion]:
         batch = list[tuple[Request, int]]()
         for request in longest_first(requests):
             candidates = [(request, i) for i in range(len(request.temperatures))]
@@ -76,7 +76,7 @@ class GenerateSampler(LocalModel, Sampler):
         if batch:
             yield from self._complete(batch)
 
-    def _complete(self, candidates: list[tuple[Request, int]]) -> Iterator[Drawn]:
+    def _complete(self, candidates: list[tuple[Request, int]]) -> Iterator[DrawnCompletion]:
         if len(candidates) == 1 or self.can_batch:
             yield from self._batch(candidates, self.limit)
         else:

@@ -25,7 +25,7 @@ from stages.samplers.generate import GenerateSampler, open_model
 from stages.samplers.sampler import (
     Completion,
     Decoding,
-    Drawn,
+    DrawnCompletion,
     LocalModel,
     Request,
     Sampler,
@@ -82,7 +82,7 @@ class HFSampler(LocalModel, Sampler):
         self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[DrawnCompletion]:
         queue = deque[Row]()
         for request in longest_first(requests):
             queue += [Row(request, index) for index in range(len(request.temperatures))]

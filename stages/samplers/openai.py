@@ -12,7 +12,7 @@ from stages.samplers.sampler import (
     REASONS,
     Completion,
     Decoding,
-    Drawn,
+    DrawnCompletion,
     Missing,
     Open,
     Request,
@@ -54,7 +54,7 @@ class OpenAISampler(Sampler):
         )
         return whole_requests(run_jobs([self.client], jobs, self.out, self.out.allowance))
 
-    def job(self, request: Request, index: int) -> Job[Drawn]:
+    def job(self, request: Request, index: int) -> Job[DrawnCompletion]:
         question = Question(
             request.messages,
             self.decoding.max_new_tokens,
@@ -63,7 +63,7 @@ class OpenAISampler(Sampler):
             self.decoding.top_p,
         )
 
-        async def ask() -> Drawn:
+        async def ask() -> DrawnCompletion:
             try:
                 reply = await self.client.ask(question)
             except NoReply as error:

@@ -90,14 +90,14 @@ class Missing:
 
 
 # a request, a candidate's index there, and its completion
-Drawn = tuple[Request, int, Completion | Missing]
+DrawnCompletion = tuple[Request, int, Completion | Missing]
 
 
 def longest_first(requests: Iterable[Request]) -> list[Request]:
     return sorted(requests, key=lambda request: (-len(request.token_ids), request.id))
 
 
-def whole_requests(drawn: Iterable[Drawn]) -> Iterator[tuple[Request, list[Any]]]:
+def whole_requests(drawn: Iterable[DrawnCompletion]) -> Iterator[tuple[Request, list[Any]]]:
     """Yield every request with all its completions, once the last of them is there."""
     waiting = defaultdict[str, dict[int, Any]](dict)
     for request, index, completion in drawn:
@@ -155,7 +155,7 @@ class LocalModel(ABC):
         return whole_requests(self.draw(requests))
 
     @abstractmethod
-    def draw(self, requests: Sequence[Request]) -> Iterator[Drawn]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[DrawnCompletion]:
         """Yield every completion, in any order."""
 
 

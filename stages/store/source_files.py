@@ -26,7 +26,7 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
 from stages.config.blocks.training import FirstModel, ScoredGRPO
-from stages.config.errors import Errors, UserError, name_block
+from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_hidden, is_pattern, signature
@@ -76,8 +76,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     pins = Pins(cache)
     for pin_block in [method for kind, method in OF_BLOCK.items() if isinstance(block, kind)]:
         block = pin_block(pins, block)
-    with name_block(block.block if isinstance(block, Label) else "label"):
-        pins.errors.raise_all()
+    pins.errors.raise_all()
     return block, pins.digest_by_path
 
 
@@ -171,13 +170,13 @@ class Pins:
         return block
 
     def pin_known(self, block: Label) -> Label:
-        self.pin_file(block.known, "label.known")
+        self.pin_file(block.known, f"{block.block}.known")
         return block
 
     def pin_rubric(self, block: Judge) -> Judge:
         rubric = plugins.user_path(block.rubric or str(RUBRICS / f"{block.kind}.jinja"))
         with self.errors:
-            path = self.keep_copy(read_template(rubric, "label.rubric").encode(), rubric)
+            path = self.keep_copy(read_template(rubric, f"{block.block}.rubric").encode(), rubric)
             return replace(block, rubric=path)
         return block
 
@@ -185,15 +184,17 @@ class Pins:
         """Return an ensemble whose members are pinned: GRPO asks them itself. Elsewhere they are nodes of their own,
         and the block does not have their settings."""
         if block.judge.endpoints:
-            block = replace(block, judge=self.pin_rubric(block.judge))
-        model = self.pin_source(block.reward_model, "model", "label.reward_model.path")
+            judge = replace(block.judge, block=f"{block.block}.judge")
+            block = replace(block, judge=self.pin_rubric(judge))
+        key = f"{block.block}.reward_model.path"
+        model = self.pin_source(block.reward_model, "model", key)
         return replace(block, reward_model=model)
 
 
 def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> str:
     """Return the setting that holds the user's own code."""
     if isinstance(block, Label):
-        return "label.own"
+        return block.own_key
     return "sample.own" if isinstance(block, Drawn) else "data.own"
 
 
@@ -207,7 +208,7 @@ OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     CandidateFile: Pins.pin_candidates,
     Label: Pins.pin_known,
     PreferenceFile: lambda pins, block: pins.pin_source(block, "dataset", block.key),
-    RewardModel: lambda pins, block: pins.pin_source(block, "model", "label.path"),
+    RewardModel: lambda pins, block: pins.pin_source(block, "model", f"{block.block}.path"),
     Judge: Pins.pin_rubric,
     Ensemble: Pins.pin_members,
 }

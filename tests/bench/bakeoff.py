@@ -21,7 +21,7 @@ from tests.bench import chains
 from tests.helpers import composed, settings_by_key
 
 SETTINGS = (
-    "recipe=bakeoff",
+    "recipe=docs/examples/bakeoff.yaml",
     "tracker=none",
     "arms=[]",
     "control=false",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.cli import compose
+from stages.cli.typed_line import line_of_job
 from stages.config.schema import Config
 from stages.hardware import process
 from stages.store.node import Node
@@ -26,4 +27,4 @@ def prepared(outputs: Path, overrides: list[str]) -> tuple[Config, Store, dict[s
     """Return the settings, store and graph of a command with these overrides."""
     cfg = composed(*overrides)
     cfg.outputs = str(outputs)
-    return compose.prepare(cfg)
+    return compose.prepare(cfg, line_of_job().values)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from stages.cli.compose import resolve_precision
+from stages.cli.resolve import resolve_precision
 from stages.commands.planning.peak import training_parts
 from stages.config.schema import Config
 from stages.hardware import memory, process

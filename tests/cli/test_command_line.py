@@ -12,8 +12,9 @@ from subprocess import CompletedProcess
 import pytest
 import torch
 
-from stages.cli import compose, main
+from stages.cli import main
 from stages.cli.explain import explain
+from stages.cli.resolve import resolve_precision
 from stages.config.blocks.training import SFT
 from stages.config.choices import Precision
 from stages.config.commands import COMMANDS
@@ -22,7 +23,7 @@ from stages.config.limits import ONLY_PIPELINE_SETS, iterate_values
 from stages.config.stage_table import Target
 from stages.preflight import constraints, machine_needs
 from tests.budgets import spent
-from tests.helpers import TINY, inside, refused, settings
+from tests.helpers import TINY, for_hydra, inside, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
@@ -175,9 +176,7 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_a_path_in_the_home_folder_needs_no_quotes() -> None:
-    line = compose.normalise_for_hydra(
-        ["data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m"]
-    )
+    line = for_hydra("data.sources=[{path: ~/x.jsonl}, {path: '~/y'}]", "model.path=~/m")
     assert "data.sources=[{path: \"~/x.jsonl\"}, {path: '~/y'}]" in line
     assert 'model.path="~/m"' in line
 
@@ -190,7 +189,7 @@ def test_a_path_in_a_home_folder_may_have_spaces_and_a_user(path: str) -> None:
 
 def test_every_block_names_the_precision_of_this_machine() -> None:
     cfg = settings(*TINY, "precision=auto")
-    compose.resolve_precision(cfg)
+    resolve_precision(cfg)
     values = {
         name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")
     }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
+from stages.cli.typed_line import read_line
 from stages.commands.compare import CompareResult
 from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
@@ -132,7 +133,7 @@ def test_an_option_that_does_not_exist_is_an_object() -> None:
 
 def test_a_bug_and_an_interrupt_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
     for error, words in ((ZeroDivisionError("planted"), "planted"), (SystemExit("late"), "late")):
-        with pytest.raises(type(error)), json_output.replying(["stage=sft"]):
+        with pytest.raises(type(error)), json_output.replying(read_line(("stage=sft",))):
             raise error
         value = json.loads(capsys.readouterr().out)
         assert (value["stage"], value["exit_code"]) == ("sft", ExitCode.failed)
@@ -140,7 +141,7 @@ def test_a_bug_and_an_interrupt_are_objects(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_stdout_has_the_object_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    with json_output.replying(["stage=sft"]):
+    with json_output.replying(read_line(("stage=sft",))):
         sys.stdout.write("a library")
         os.system("echo a child")
     ran = capfd.readouterr()

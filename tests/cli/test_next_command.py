@@ -8,6 +8,7 @@ import pytest
 
 from stages.cli import compose
 from stages.cli.main import next_command
+from stages.cli.typed_line import line_of_job
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -76,7 +77,7 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
     """Return the next command of each stage of these settings, after checking that it builds something."""
     cfg: Config
     cfg, store, plain = compose.prepare(
-        composed("tracker=none", f"outputs={root}", "stage=data", *typed)
+        composed("tracker=none", f"outputs={root}", "stage=data", *typed), line_of_job().values
     )
     next_commands = dict[str, str | None]()
     for stage in Target:

@@ -31,6 +31,12 @@ def test_a_recipe_is_a_file_or_a_name(name: str) -> None:
     assert cfg.model.random_init, "the file is based on a built-in recipe"
 
 
+def test_a_recipe_may_be_based_on_a_file(folder: Path) -> None:
+    (folder / "top.yaml").write_text("defaults: [./mine.yaml]\nseed: 3\n")
+    cfg = settings("recipe=./top.yaml")
+    assert (cfg.seed, cfg.dpo.beta, cfg.model.random_init is None) == (3, 0.7, False)
+
+
 def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
     ran = inside("stage=base", "recipe=./mine.yaml", "tracker=none", cwd=folder)
     assert ran.returncode == 0, ran.stderr

@@ -4,7 +4,8 @@ from math import inf
 
 import pytest
 
-from stages.cli.starting_values import PUBLISHED_RUNS, count_parameters, resolve_rates
+from stages.cli.resolve import resolve_rates
+from stages.cli.starting_values import PUBLISHED_RUNS, count_parameters
 from tests.helpers import refused, settings
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hydra.errors import HydraException
 
-from stages.cli import compose, recipe_layers, recipes, starting_values
+from stages.cli import recipe_layers, recipes, starting_values
 from stages.cli.explain import explain
-from stages.cli.spelling import typed_values
+from stages.cli.resolve import fit_micro_batches
+from stages.cli.typed_line import job_line, line_of_process, read_values
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
@@ -19,6 +20,7 @@ from tests.helpers import (
     as_typed,
     composed,
     composed_by_hydra,
+    for_hydra,
     forget_compositions,
     refused,
     settings,
@@ -54,12 +56,10 @@ def every_recipe_but(*quick: str, alike: Collection[str] = ()) -> list[Any]:
 
 # Recipes that name the groups of another one: of other models, and of own prompts
 ALIKE = (
-    "bakeoff",
     "examine",
-    "smollm2_135m",
     "smollm2_360m",
-    "qwen3_0p6b_lora",
     "zephyr_7b",
+    "zephyr_7b_dpo",
     "own_reward",
     "rejection_sampling",
 )
@@ -100,7 +100,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
     plain = keys_of(line)
     for key, value in recipe_keys(name).items():
         text = json.dumps(value).replace('"', "")
-        typed = composed_by_hydra(*compose.normalise_for_hydra([line, f"{key}={text}"]))
+        typed = composed_by_hydra(*for_hydra(line, f"{key}={text}"))
         changed = {k for k, v in settings_by_key(typed, False).items() if plain.get(k) != v}
         assert changed <= {key}, key
 
@@ -122,14 +122,14 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
 def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
     line: tuple[str, ...], content: str | None
 ) -> None:
-    typed = typed_values(line)
+    typed = read_values(line)
     assert recipes.users_content(typed) == content
-    assert ("recipe=none" in compose.normalise_for_hydra([*line])) == (content is not None)
+    assert ("recipe=none" in for_hydra(*line)) == (content is not None)
     said = recipes.describe_recipe(typed)
     assert (
         said == "recipe: demo" if content is None else said.startswith(f"recipe: none ({content} ")
     )
-    assert recipes.recipe_in_place_of_default({**typed, "recipe": "demo"}) == []
+    assert recipes.recipe_in_place_of_default({**typed, "recipe": "demo"}) is None
 
 
 def test_plain_defaults_suit_a_file_of_the_users() -> None:
@@ -147,13 +147,10 @@ def test_plain_defaults_suit_a_file_of_the_users() -> None:
     assert (typed.pairs.min_score, typed.dpo) == (1.0, demo.dpo)
 
 
-def test_a_job_of_a_sweep_is_told_of_its_own_recipe_and_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    overrides = ["recipe=tiny", "model=tiny", "stage=plan", "pairs=all"]
-    monkeypatch.setattr(compose, "job_overrides", lambda: overrides)
+def test_a_job_of_a_sweep_is_told_of_its_own_recipe_and_model() -> None:
     with as_typed("-m", "recipe='demo',tiny", "model=tiny,smollm2_135m", "stage=plan"):
-        job = compose.typed_in_job()
+        typed = line_of_process()
+    job = job_line(typed, ["recipe=tiny", "model=tiny", "stage=plan", "pairs=all"]).values
     assert job == {"recipe": "tiny", "model": "tiny", "stage": "plan"}
     assert recipes.describe_recipe(job) == "recipe: tiny"
 
@@ -258,7 +255,7 @@ def test_rates_stay_and_those_of_published_runs_are_named(
     monkeypatch.setattr(starting_values, "warn_once", warnings.append)
     cfg = settings(*line)
     plain = settings(*line[:1])
-    starting_values.warn_of_high_rates(cfg, typed_values(line))
+    starting_values.warn_of_high_rates(cfg, read_values(line))
     assert len(warnings) == len(advice)
     assert all(text in warning for text, warning in zip(advice, warnings, strict=True))
     assert cfg.dpo.learning_rate == plain.dpo.learning_rate
@@ -280,7 +277,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
     random = settings("model.random_init.layers=3").model
     assert (random.path, random.random_init.layers) == (None, 3)
     assert "exclude each other" in refused("model.path=x", "model.random_init.layers=3")
-    assert compose.normalise_for_hydra(["recipe=tiny", OTHER, "model.random_init=null"])[1:] == [
+    assert for_hydra("recipe=tiny", OTHER, "model.random_init=null")[1:] == [
         OTHER,
         "model.random_init=null",
     ]
@@ -298,5 +295,5 @@ def test_a_recipes_micro_batch_gives_way_to_what_is_typed(
     typed: tuple[str, ...], micro_batch: int | str
 ) -> None:
     cfg = settings("recipe=short_tasks", *typed)
-    compose.fit_micro_batches(cfg, typed_values(typed))
+    fit_micro_batches(cfg, read_values(typed))
     assert cfg.dpo.runtime.micro_batch == micro_batch

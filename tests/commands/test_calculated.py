@@ -59,7 +59,7 @@ def test_every_recipe_is_calculated_for_a_named_gpu(
     if recipe == "from_preferences":
         line.append(f"label.path={ROOT}/stages/tasks/toy_preferences.jsonl")
     cfg, store, nodes = compose.prepare(
-        composed("stage=plan", f"outputs={tmp_path}", "tracker=none", *line)
+        composed("stage=plan", f"outputs={tmp_path}", "tracker=none", *line), {}
     )
     assert cfg.dpo.precision is nodes["dpo"].config.precision is Precision.bf16
     planned = calculated.calculate(cfg, nodes, store)
@@ -70,7 +70,7 @@ def test_every_recipe_is_calculated_for_a_named_gpu(
     assert dpo["peak"] == pytest.approx(sum(parts)) and dpo["main memory"] > memory.LIBRARIES
     assert f"{dpo['peak'] / 2**30:.1f}" in shown
     assert ("dpo does not fit." in shown) == (dpo["peak"] > 24e9)
-    compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none"))
+    compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none"), {})
     assert machine.planned_gpu.get() is None, "this machine is planned for again"
 
 

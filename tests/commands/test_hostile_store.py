@@ -24,7 +24,7 @@ from stages.store.store import Store
 from stages.tracking import wandb
 from stages.tracking.mlflow import require_place_inside
 from tests.endpoints.servers import Quiet, Server, running
-from tests.helpers import SECRET, TINY, Chain, as_typed, composed, inside, refused, settings
+from tests.helpers import SECRET, TINY, Chain, composed, inside, refused, settings
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -199,9 +199,9 @@ def test_the_first_line_names_a_recipes_server_and_key(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
     recipe = hostile_recipe(tmp_path, text)
-    with as_typed(recipe):
-        reaches = compose.untyped_reaches(composed(recipe, f"outputs={tmp_path}"))
-    first_line = recipes.describe_recipe({"recipe": "hostile.yaml"}, reaches)
+    typed = {"recipe": "hostile.yaml"}
+    reaches = compose.untyped_reaches(composed(recipe, f"outputs={tmp_path}"), typed)
+    first_line = recipes.describe_recipe(typed, reaches)
     for setting in named:
         assert setting in first_line
     assert SECRET not in first_line

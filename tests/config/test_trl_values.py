@@ -20,7 +20,8 @@ from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.limits import ONE_OF, validate_block
 from stages.config.trainers import validate_trainer
-from stages.preflight.arguments import require_accepted_arguments
+from stages.preflight.arguments import require_accepted_arguments, warn_of_dropped_arguments
+from stages.store.sealed_json import warn_once
 from stages.store.store import Store
 from tests.helpers import TINY, nodes, settings
 
@@ -113,3 +114,23 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
         assert word not in choices.SCHEDULES_WITH_OPTIONS
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
         get_scheduler(word, optimizer, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("sft.trainer.label_smoothing_factor=0.1", "sft.trainer.label_smoothing_factor=0.1"),
+        ("dpo.trainer.use_liger_kernel=true", "dpo.trainer.use_liger_kernel=true"),
+        ("dpo.trainer.use_liger_kernel=false", None),
+        ("kto.trainer.use_liger_kernel=true", None),  # this run trains none
+    ],
+)
+def test_an_argument_that_the_next_trl_drops_is_a_warning(
+    typed: str, named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    warn_of_dropped_arguments(settings(*TINY, typed))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.startswith(f"warning: {named}: TRL 2.0 ") for line in lines] == [True] * bool(
+        named
+    )

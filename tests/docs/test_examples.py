@@ -1,12 +1,17 @@
 """Read every file of docs/examples with the project's own readers, and run the command that the pages begin with."""
 
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.config.installation import ROOT
 from stages.formats.column_mapping import Purpose
+from stages.preflight import constraints
 from tests.formats.reading import read
+from tests.helpers import settings
 
 EXAMPLES = ROOT / "docs" / "examples"
 ROWS = 20
@@ -25,6 +30,15 @@ PURPOSES = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "reviews": {"task": "sentiment", "labels": {0: "negative", 1: "positive"}}
 }
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_command_of_a_recipe_composes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # bitsandbytes
+    (command,) = re.findall(r"^#   command: .*python run\.py (.*)$", file.read_text(), re.MULTILINE)
+    typed = shlex.split(command)
+    assert typed[0] == f"recipe={file.relative_to(ROOT)}"
+    constraints.validate_config(settings(*typed))
 
 
 def test_every_example_has_a_purpose() -> None:

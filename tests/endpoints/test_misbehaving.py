@@ -15,7 +15,7 @@ import pytest
 from stages.config.blocks.endpoints import Endpoint, EndpointRuntime
 from stages.config.errors import UserError
 from stages.hardware import process
-from stages.labelers.judge import Jury
+from stages.labelers.judge import JudgeLabeler
 from stages.store.records import Judgement
 from tests.endpoints.misbehaving import WAYS, Misbehaving
 from tests.endpoints.servers import running
@@ -37,11 +37,11 @@ LABEL = cache(
 CALLS, TIMEOUT = 4, 2.0  # two comparisons in both orders
 
 
-def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
+def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, JudgeLabeler]:
     label = copy.deepcopy(LABEL())
     runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
     label.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
-    jury = Jury(label, work_with_calls(folder))
+    jury = JudgeLabeler(label, work_with_calls(folder))
     try:
         return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury
     except UserError as error:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from stages.config.blocks.labels import PreferenceFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
-from stages.labelers.dataset import Dataset as PreferenceLabeler
+from stages.labelers.dataset import PreferenceFileLabeler
 from stages.samplers.candidate_file import read_candidates
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
@@ -125,7 +125,7 @@ def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
     out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
-    labeler = PreferenceLabeler(PreferenceFile(path=str(folder)), out)
+    labeler = PreferenceFileLabeler(PreferenceFile(path=str(folder)), out)
     pool = labeler.pool({})
     assert {(c.text[:5], c.policy) for c in pool.candidates} == {
         ("short", "small"),

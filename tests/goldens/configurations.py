@@ -20,8 +20,10 @@ REFUSED = "refused"
 
 
 def recipe_commands() -> list[str]:
-    """Return the lines of all recipes: ours by name, and those of users."""
-    return [*(f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))), *users.LINES]
+    """Return the lines of all recipes: ours by name, the examples by path, and those of users."""
+    names = [f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))]
+    examples = [f"recipe={path}" for path in users.EXAMPLES]
+    return [*names, *examples, *users.LINES]
 
 
 def commands() -> list[str]:

@@ -13,6 +13,7 @@ from unittest import mock
 from omegaconf import OmegaConf
 
 from stages.cli import compose
+from stages.cli.typed_line import line_of_job
 from stages.config.blocks.labels import Judge
 from stages.config.choices import Precision
 from stages.config.schema import Config
@@ -36,6 +37,7 @@ def commands() -> list[str]:
     """Return the lines of all recipes and of the tiny chains, the default first."""
     recipes = [shlex.join(overrides(name)).replace("=TRAINED", "=hub/trained") for name in NAMES]
     chain_lines = [shlex.join([*chains.TINY, *shlex.split(line)]) for line in chains.LINES]
+    recipes += [f"recipe={path}" for path in users.EXAMPLES]
     return [*dict.fromkeys([DEFAULT, *recipes, *users.LINES, *chain_lines])]
 
 
@@ -107,7 +109,7 @@ def wire(line: str) -> Graph:
         for module in (constraints, machine_needs):
             stack.enter_context(mock.patch.object(module, "find_spec", lambda package: package))
         stack.enter_context(mock.patch.object(compose, "checked_graph", wire_without_files))
-        _, _, nodes = compose.prepare(composed)
+        _, _, nodes = compose.prepare(composed, line_of_job().values)
         return nodes
 
 

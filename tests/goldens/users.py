@@ -6,6 +6,7 @@ from pathlib import Path
 from stages.config.installation import ROOT
 
 FOLDER = Path(__file__).parent  # where they type these commands
+EXAMPLES = [path.relative_to(ROOT) for path in sorted((ROOT / "docs" / "examples").glob("*.yaml"))]
 LINES = [
     "recipe=hotter",
     "recipe=./recipes/hotter.yaml pairs=all",

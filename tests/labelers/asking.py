@@ -20,7 +20,7 @@ import pytest
 
 from stages.config.blocks.labels import Human, HumanRuntime
 from stages.config.installation import ROOT
-from stages.labelers.human import People
+from stages.labelers.human import HumanLabeler
 from stages.labelers.people import server
 from tests.rows import pool, work_with_calls
 
@@ -150,7 +150,7 @@ def main(folder: Path, keys: dict[str, Any]) -> None:
     human = Human(**keys, runtime=runtime)
     out = work_with_calls(folder)
     people_pool = pool(*json.loads((folder / "texts.json").read_text()))
-    judgements = [vars(j) for j in People(human, out).judge_all(people_pool)]
+    judgements = [vars(j) for j in HumanLabeler(human, out).judge_all(people_pool)]
     (folder / "judgements.json").write_text(
         json.dumps({"judgements": judgements, "figures": out.endpoint_calls["label.human"]})
     )

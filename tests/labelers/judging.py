@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.config.blocks.labels import Judge
 from stages.labelers import rubric
-from stages.labelers.judge import Jury
+from stages.labelers.judge import JudgeLabeler
 from stages.labelers.labeler import Pool
 from stages.store.records import Judgement
 from stages.store.source_files import pin
@@ -82,4 +82,6 @@ def block(folder: Path, *urls: str, retries: int = 20, **judge: Any) -> Judge:
 
 
 def judged(folder: Path, candidates: Pool, *urls: str, **judge: Any) -> list[Judgement]:
-    return list(Jury(block(folder, *urls, **judge), work_with_calls(folder)).judge_all(candidates))
+    return list(
+        JudgeLabeler(block(folder, *urls, **judge), work_with_calls(folder)).judge_all(candidates)
+    )

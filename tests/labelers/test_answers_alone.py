@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from stages.labelers.labeler import Pool
-from stages.labelers.verifier import Verifier
+from stages.labelers.verifier import VerifierLabeler
 from stages.models.contract import Contract, load_contract
 from stages.samplers.completions import make_candidate
 from stages.samplers.sampler import Completion, Request
@@ -80,7 +80,7 @@ def test_checks_judges_and_rewards_are_those_of_the_answers(
     tmp_path: Path,
 ) -> None:
     plain, thoughtful = pools
-    checked, again = ([*Verifier().judge_all(pool)] for pool in pools)
+    checked, again = ([*VerifierLabeler().judge_all(pool)] for pool in pools)
     assert checked == again and len({j.score for j in checked}) > 1
     with running(Model(judging(lambda texts: "A"))) as server:
         preferences = sorted(map(str, judged_by_server(tmp_path, plain, server.url)))

@@ -11,7 +11,7 @@ import pytest
 
 from stages import label, pairs, select, unpaired
 from stages.config.choices import Strategy
-from stages.labelers.judge import Jury
+from stages.labelers.judge import JudgeLabeler
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
@@ -84,15 +84,15 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     sampled: Path, judge: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = list[dict[str, dict[str, bytes]]]()
-    judge_all = Jury.judge_all
+    judge_all = JudgeLabeler.judge_all
     for seed in (1, 2):
 
-        def arriving(jury: Jury, candidates: Pool, seed: int = seed) -> list[Judgement]:
+        def arriving(jury: JudgeLabeler, candidates: Pool, seed: int = seed) -> list[Judgement]:
             judgements = [*judge_all(jury, candidates)]
             random.Random(seed).shuffle(judgements)
             return judgements
 
-        monkeypatch.setattr(Jury, "judge_all", arriving)
+        monkeypatch.setattr(JudgeLabeler, "judge_all", arriving)
         folder = labelled(judge, sampled, tmp_path / f"{seed}")
         files = followers(folder, tmp_path / f"{seed}-made")
         outcomes.append({"label": published(folder)} | files)
@@ -143,7 +143,7 @@ def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(
     kind: str, tmp_path: Path
 ) -> None:
     out = work_with_calls(tmp_path)
-    labeler = Jury(block(tmp_path, PAID_AT, kind=kind), out)
+    labeler = JudgeLabeler(block(tmp_path, PAID_AT, kind=kind), out)
     labeler.judges[0].calls.path.parent.mkdir(parents=True)
     shutil.copy(PAID, labeler.judges[0].calls.path)
     judgements = [*labeler.judge_all(pool(*COPIES))]
@@ -163,5 +163,5 @@ def test_a_fault_on_the_way_does_not_decide_which_reply_counts(tmp_path: Path) -
     with running(Model(says)) as model, running(Proxy(model, 0.5, 0.0, ("500",))) as proxy:
         cfg = block(tmp_path, proxy.url, kind="pairwise", attempts=9)
         cfg.endpoints[0].runtime.retries = 0
-        judgements = [*Jury(cfg, work_with_calls(tmp_path)).judge_all(several)]
+        judgements = [*JudgeLabeler(cfg, work_with_calls(tmp_path)).judge_all(several)]
     assert proxy.failed["500"] > 9 and {j.raw for j in judgements} == {judgements[0].raw}

@@ -9,7 +9,7 @@ import pytest
 
 from stages.config.blocks.labels import Verifier, Voter
 from stages.evaluation.reliability import own_vote
-from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
+from stages.labelers.ensemble import EnsembleLabeler, JointVote, joint_votes
 from stages.store.records import Candidate, Check, Judgement, Pair, load
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
@@ -219,6 +219,6 @@ def test_a_reward_is_the_members_mean_score(
         Check("own_words", {"text": "Why are there tides?"}),
     ]
     cfg = settings("recipe=tiny", "label=ensemble", *line).label
-    judgements = [*Ensemble(cfg, work(tmp_path)).judge_rollouts(completions)]
+    judgements = [*EnsembleLabeler(cfg, work(tmp_path)).judge_rollouts(completions)]
     assert [j.score for j in judgements[:3]] == pytest.approx(expected)
     assert judgements[3].score is None

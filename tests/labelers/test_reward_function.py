@@ -195,8 +195,8 @@ def test_relative_rewards_are_labels_within_their_prompts(tmp_path: Path) -> Non
     labeler, judgements = scores_of(tmp_path, SHIFTED, two)
     assert not labeler.relative and not labeler.says_relative
     assert judgements[2].score != judgements[5].score
-    assert "reward.relative = " in relative_question("reward", judgements)
+    assert "reward.relative = " in relative_question("label.own", "reward", judgements)
     flags = [replace(j, score=float(i % 2)) for i, j in enumerate(judgements)]
-    assert relative_question("reward", flags) == ""
+    assert relative_question("label.own", "reward", flags) == ""
     with pytest.raises(UserError, match=r"label\.own\.name=reward: relative is 'yes'"):
         scores_of(tmp_path, SHIFTED + "reward.relative = 'yes'", two)

@@ -15,7 +15,7 @@ from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
 from stages.labelers import reward_model
 from stages.labelers.labeler import Pool
-from stages.labelers.reward_model import RewardModel
+from stages.labelers.reward_model import RewardModelLabeler
 from stages.models.contract import load_contract
 from stages.models.loading import (
     create_reward_model,
@@ -59,7 +59,7 @@ def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgem
         "recipe=tiny", "label=reward_model", f"label.path={model}"
     ).label
     block = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, **runtime))
-    labeler = RewardModel(block, work(folder))
+    labeler = RewardModelLabeler(block, work(folder))
     return [*labeler.judge_all(pool)]
 
 

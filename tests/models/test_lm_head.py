@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils as trl_utils
 
 from stages.models import lm_head
 from stages.models.lm_head import CPULogProbFunction, FusedHead
@@ -10,6 +10,12 @@ from stages.models.lm_head import CPULogProbFunction, FusedHead
 VOCABULARY = 97
 WIDTH = 12
 COUNT = 50
+
+
+class TRLs:
+    """TRL's own function, also after `install_cpu_head`."""
+
+    apply = staticmethod(lm_head.score_as_trl)
 
 
 def scored(function: type, dtype: torch.dtype, scale: float) -> list[torch.Tensor]:
@@ -27,7 +33,7 @@ def scored(function: type, dtype: torch.dtype, scale: float) -> list[torch.Tenso
 
 @pytest.mark.parametrize(("kept_tokens", "scale"), [(0, 0.5), (COUNT, 0.5), (COUNT, 1.3)])
 def test_it_is_trls(kept_tokens: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = scored(ChunkedLogProbFunction, torch.float32, scale)
+    expected = scored(TRLs, torch.float32, scale)
     monkeypatch.setattr(lm_head, "PRODUCT_TOKENS", 24)
     monkeypatch.setattr(lm_head, "READ_TOKENS", 10)
     monkeypatch.setattr(lm_head, "MOST_KEPT_TOKENS", kept_tokens)
@@ -39,7 +45,7 @@ def test_it_is_trls(kept_tokens: int, scale: float, monkeypatch: pytest.MonkeyPa
 def test_in_bf16_it_is_as_near_to_exact_as_trls() -> None:
     exact = scored(FusedHead, torch.float32, 1.0)
     rounded = scored(FusedHead, torch.bfloat16, 1.0)
-    by_trl = scored(ChunkedLogProbFunction, torch.bfloat16, 1.0)
+    by_trl = scored(TRLs, torch.bfloat16, 1.0)
     for result, other, truth in zip(rounded, by_trl, exact, strict=True):
         error = float((result.detach().float() - truth.detach().float()).norm())
         assert error <= 1.5 * float((other.float() - truth.float()).norm()) + 1e-6
@@ -63,3 +69,11 @@ def test_a_large_vocabulary_of_unlikely_tokens_is_added_up_exactly() -> None:
     log_probs = CPULogProbFunction.apply(torch.ones(4, 1), weight, targets, 1.0, ())[0]
     exact = float(weight.double().log_softmax(0)[0])
     assert log_probs.tolist() == pytest.approx([exact] * 4, abs=1e-6)
+
+
+def test_trls_head_calls_ours_wherever_it_finds_its_function() -> None:
+    from trl.kernels import ChunkedLogProbFunction
+
+    lm_head.install_cpu_head()
+    assert ChunkedLogProbFunction.apply is FusedHead.apply
+    assert trl_utils._ChunkedLogProbFunction.apply is FusedHead.apply, "an alias of the same class"

@@ -20,7 +20,7 @@ from stages.config.blocks.models import Own
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
-from stages.labelers.verifier import Verifier
+from stages.labelers.verifier import VerifierLabeler
 from stages.models import packing
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
@@ -367,7 +367,7 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Verifier, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates])
+        VerifierLabeler, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates])
     )
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")

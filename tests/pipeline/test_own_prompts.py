@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.cli import recipes
+from stages.cli.typed_line import read_values
 from stages.config.errors import UserError
 from stages.store.records import Example, load
 from tests.helpers import Chain, build, build_node, nodes, settings
@@ -152,6 +153,6 @@ def test_the_file_of_a_recipe_for_preferences_is_its_labels() -> None:
 def test_a_file_does_not_join_the_sources_of_a_recipe() -> None:
     line = ["recipe=zephyr_7b", "data.path=mine.jsonl"]
     with pytest.raises(UserError, match=r"data\.sources=\[\]"):
-        recipes.register(line)
-    recipes.register([*line, "data.sources=[]"])
-    recipes.register([])
+        recipes.register(read_values(line))
+    recipes.register(read_values([*line, "data.sources=[]"]))
+    recipes.register({})

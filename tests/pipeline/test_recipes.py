@@ -2,12 +2,22 @@
 
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from stages.cli import main
+from stages.cli.recipe_layers import (
+    BLOCKS_OF_GROUPS,
+    group_options,
+    load_recipe_file,
+    load_recipes,
+)
+from stages.cli.resolve import lower_sizes
+from stages.cli.typed_line import read_values
 from stages.config.choices import Align, Split
 from stages.config.commands import COMMANDS
 from stages.config.schema import RECIPES, Config
@@ -54,6 +64,18 @@ def test_its_own_command_composes_for_every_stage(
         assert set(source.splits) <= set(Split) and sum(source.splits.values()) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_built_in_recipe_replaces_no_group_of_its_base(name: str) -> None:
+    """So Hydra itself would merge it: as an experiment on another one."""
+    recipe = load_recipe_file(RECIPES / f"{name}.yaml")
+    bases = [entry for entry in recipe.get("defaults") or [] if isinstance(entry, str)]
+    for base in load_recipes(*bases).values() if bases else ():
+        for group in group_options(recipe):
+            assert group not in group_options(base)
+            for block in BLOCKS_OF_GROUPS.get(group, [group]):
+                assert OmegaConf.select(base, block) is None, f"{base}: {block}"
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store of all recipes and all pytest workers, so that shared nodes are built once."""
@@ -98,15 +120,26 @@ def is_listed(key: str, listed: list[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in listed)
 
 
+def resolved(*line: str) -> dict[str, Any]:
+    """Return the settings of a line by key, with sizes lowered as at scale=toy."""
+    cfg = settings(*line)
+    lower_sizes(cfg, cfg.maxima, read_values(line))
+    return settings_by_key(OmegaConf.create(asdict(cfg)))
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("name", NAMES)
 def test_a_toy_lowers_sizes_and_changes_what_is_not_here(name: str) -> None:
     line = (f"recipe={name}", "precision=fp32", *TYPED.get(name, []))
-    full = settings_by_key(composed(*line))
-    toy = settings_by_key(composed(*line, "scale=toy"))
+    full = resolved(*line)
+    toy = resolved(*line, "scale=toy")
     for key in sorted(full.keys() | toy.keys()):
         before, after = full.get(key), toy.get(key)
-        if before == after or is_listed(key, [*STAND_INS, *OF_AN_UNTRAINED_MODEL]):
+        if (
+            before == after
+            or key.startswith("maxima")
+            or is_listed(key, [*STAND_INS, *OF_AN_UNTRAINED_MODEL])
+        ):
             continue
         assert is_listed(key, SIZES), (key, before, after)
         assert before == "auto" or after < before, (key, before, after)
@@ -119,7 +152,20 @@ def test_a_toy_keeps_what_a_recipe_is_about() -> None:
     cfg = settings("recipe=own_reward", "scale=toy", *TYPED["own_reward"])
     assert cfg.data.path == "docs/examples/prompts.jsonl" and not cfg.data.generated
     cfg = settings("recipe=short_tasks", "scale=toy")
-    assert cfg.data.generated["open_sft"] > 0 and cfg.sft.packing and cfg.sft.batch_size == 1
+    assert cfg.data.generated["open_sft"] > 0 and cfg.sft.packing
+
+
+def test_a_toy_lowers_no_typed_and_no_smaller_size() -> None:
+    typed = ("recipe=short_tasks", "scale=toy", "dpo.epochs=7", "reward.runtime={micro_batch: 3}")
+    toy = resolved(*typed)
+    assert (toy["sft.batch_size"], toy["dpo.batch_size"]) == (1, 4), "the recipe's and the largest"
+    assert (toy["dpo.epochs"], toy["reward.runtime.micro_batch"]) == (7, 3), "as typed"
+    assert (toy["sft.epochs"], toy["reward.epochs"]) == (2, 1)
+    full = resolved("recipe=short_tasks")
+    lengths = [
+        each["sample.max_new_tokens"] for each in (full, toy, resolved(*typed[:2], "sft=none"))
+    ]
+    assert lengths == [96, 12, 96], "no SFT teaches a random model to end"
 
 
 @pytest.mark.slow
@@ -136,8 +182,6 @@ def test_it_runs_to_its_report_at_toy_scale(
     if name == "examine":
         models = [next((built / stage).glob("*/model")) for stage in ("dpo", "sft")]
         overrides += (f"examine.model={models[0]}", f"examine.before={models[1]}")
-    if name == "llama32_1b_qlora":  # 4-bit weights need bitsandbytes
-        overrides += ("sft.adapter=lora", "dpo.adapter=lora")
     with as_typed(*overrides, "stage=plan"):
         main.run(composed(*overrides, "stage=plan"))
     assert "report" in capsys.readouterr().out

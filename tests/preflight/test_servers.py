@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli.compose import normalise_for_hydra
 from stages.config.errors import UserError
 from stages.preflight import servers
-from tests.helpers import SECRET, TINY, inside, refused, settings
+from tests.helpers import SECRET, TINY, for_hydra, inside, refused, settings
 
 SAMPLER = (
     "sample=openai",
@@ -54,7 +53,7 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
 )
 def test_a_key_in_a_value_of_a_sweep_is_refused(typed: str) -> None:
     with pytest.raises(UserError, match=" holds a key "):
-        normalise_for_hydra([typed, "-m"])
+        for_hydra(typed, "-m")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_key_in_a_value_of_a_sweep_is_refused(typed: str) -> None:
     ],
 )
 def test_a_name_that_looks_like_a_key_is_taken(typed: str) -> None:
-    assert typed in [argument.lstrip("+") for argument in normalise_for_hydra([typed])]
+    assert typed in [argument.lstrip("+") for argument in for_hydra(typed)]
 
 
 def test_a_recipes_secret_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stages import label, pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
 from stages.labelers.labeler import Pool
-from stages.labelers.verifier import Verifier
+from stages.labelers.verifier import VerifierLabeler
 from stages.store.records import Check, Judgement, Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import settings
@@ -35,9 +35,9 @@ def test_a_prompt_is_held_out_with_all_its_pairs(tmp_path: Path) -> None:
 def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none() -> None:
     example = prompt("q", checks=[Check("upper"), Check("equals", {"text": "YES"})])
     texts = {"YES": 1.0, "NO": 0.5, "yes": 0.0, "": 0.0}
-    judgements = Verifier().judge(example, [candidate("q", text) for text in texts])
+    judgements = VerifierLabeler().judge(example, [candidate("q", text) for text in texts])
     assert [j.score for j in judgements] == list(texts.values())
-    [missing] = Verifier().judge(prompt("q"), [candidate("q", "YES")])
+    [missing] = VerifierLabeler().judge(prompt("q"), [candidate("q", "YES")])
     assert missing.score is None
     assert missing.error
 
@@ -61,8 +61,8 @@ def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_co
     ]
     example = prompt("q", checks=checks)
     completion = candidate("q", answer)
-    [judgement] = Verifier().judge(example, [completion])
-    [reward_judgement] = Verifier().judge_rollouts(Pool([example], [completion]))
+    [judgement] = VerifierLabeler().judge(example, [completion])
+    [reward_judgement] = VerifierLabeler().judge_rollouts(Pool([example], [completion]))
     assert judgement.score == pytest.approx(share)
     assert reward_judgement.score == pytest.approx(reward)
 

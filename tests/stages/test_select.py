@@ -10,7 +10,7 @@ from stages import select
 from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.labeler import Pool
-from stages.labelers.verifier import Verifier
+from stages.labelers.verifier import VerifierLabeler
 from stages.store.records import Candidate, Check, Example, Judgement, load, save
 from tests import rows
 from tests.helpers import TINY, refused, settings
@@ -33,7 +33,7 @@ def answer(name: str, text: str, logprob: float = -20.0, finish_reason: str = "s
 
 def judged(folder: Path, prompts: list[Example], candidates: list[Candidate]) -> dict[str, Path]:
     """A pool that the verifier has judged, and the data it comes from."""
-    judgements = Verifier().judge_all(Pool(prompts, candidates))
+    judgements = VerifierLabeler().judge_all(Pool(prompts, candidates))
     rows.save_pool(folder, prompts, candidates, [*judgements])
     answered = prompt("with", reference="Given.")
     tested = replace(prompt("test"), split="test")

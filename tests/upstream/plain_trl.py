@@ -13,6 +13,7 @@ import trl
 from accelerate.utils import release_memory
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
 from stages.config.blocks.runtimes import SampledRuntime
@@ -20,6 +21,7 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Forward
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import load_contract
+from stages.models.lm_head import score_as_trl
 from stages.models.loading import (
     count_embedding_rows,
     load_model,
@@ -36,8 +38,8 @@ from stages.training.fit import Fit, train_with_callbacks
 from stages.training.token_rows import Row
 from stages.training.trainer import count_warmup_steps
 
-# TRL's own head, which every trainer of ours replaces. No trainer has been made when this module is imported.
-TRL_HEAD = {name: getattr(trl_utils, name) for name in ("_ChunkedLogProbFunction", "_use_triton")}
+# TRL's own, which every trainer of ours replaces. No trainer has been made when this module is imported.
+TRLS_USE_OF_TRITON = trl_utils._use_triton
 RATE = "learning_rate"  # in a trainer's log
 TRL_ROWS = 8  # TRL's default of rows in a micro-batch
 AnyFit = Fit[Any, Any]
@@ -201,7 +203,10 @@ def train_trl(trainer: Trainer, limit: int, rates: Sequence[float]) -> FirstStep
     steps = FirstSteps(trainer, limit, rates)
     trainer.add_callback(steps)
     trainer.add_callback(TrainingProgress())
-    with mock.patch.multiple(trl_utils, **TRL_HEAD):
+    with (
+        mock.patch.object(trl_utils, "_use_triton", TRLS_USE_OF_TRITON),
+        mock.patch.object(ChunkedLogProbFunction, "apply", score_as_trl),
+    ):
         trainer.train()
     steps.finish()
     return steps

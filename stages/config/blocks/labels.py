@@ -12,7 +12,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import ScoringRuntime
 from stages.config.choices import ENCODINGS, Precision, Reading, Rubrics
-from stages.config.errors import UserError, name_block, require_known
+from stages.config.errors import UserError, require_known
 from stages.config.limits import (
     at_least,
     between,
@@ -47,6 +47,17 @@ class Label:
     block: str = internal("label")
 
     @property
+    def option(self) -> str:
+        """The argument that picks this labeler: `label=judge`."""
+        group = "eval/judged" if self.block.startswith("eval.judged") else "label"
+        return f"{group}={self.labeler}"
+
+    @property
+    def own_key(self) -> str:
+        """The setting of the user's code, in the blocks that have such code."""
+        return f"{self.block}.own"
+
+    @property
     def parts(self) -> "list[Label]":
         """The blocks of all labelers: this one alone, if it is no ensemble."""
         return [self]
@@ -78,7 +89,8 @@ class Label:
     def check(self) -> None:
         """Raise UserError for known labels without an audit that is compared with them."""
         if self.known and not self.audit:
-            raise UserError("label.known needs judgements to compare with. Add label.audit=200.")
+            problem = f"{self.block}.known needs judgements to compare with"
+            raise UserError(f"{problem}. Add {self.block}.audit=200.")
 
 
 @dataclass
@@ -119,7 +131,7 @@ class PreferenceFile(Label):
     def check(self) -> None:
         super().check()
         if not self.path:
-            raise UserError("label=dataset needs a file of preferences. Set data.path=FILE.")
+            raise UserError(f"{self.option} needs a file of preferences. Set data.path=FILE.")
 
     @property
     def source(self) -> Source:
@@ -164,13 +176,13 @@ class Judge(Label):
 
     def check(self) -> None:
         super().check()
+        key = f"{self.block}.endpoints"
         if not self.endpoints:
-            raise UserError(
-                "label.endpoints: no judge is named. Set 'label.endpoints=[{base_url: ADDRESS, model: NAME}]'."
-            )
+            problem = f"{key}: no judge is named"
+            raise UserError(f"{problem}. Set '{key}=[{{base_url: ADDRESS, model: NAME}}]'.")
         judges = [(endpoint.canonical_address, endpoint.model) for endpoint in self.endpoints]
         if len({*judges}) < len(judges):
-            raise UserError("label.endpoints names a model twice. Name each once.")
+            raise UserError(f"{key} names a model twice. Name each once.")
 
 
 @dataclass
@@ -204,7 +216,8 @@ class People:
     def check_people(self) -> None:
         """Raise UserError for more than nine reasons, or one that is named twice."""
         if len(self.reasons) > 9 or len({*self.reasons}) < len(self.reasons):
-            raise UserError("label.reasons: name at most nine, each once, for the keys 1 to 9.")
+            key = f"{self.block}.reasons"
+            raise UserError(f"{key}: name at most nine, each once, for the keys 1 to 9.")
 
 
 @dataclass
@@ -265,9 +278,8 @@ class OwnLabeler(Label):
     def check(self) -> None:
         super().check()
         if not self.own:
-            raise UserError(
-                "label=own needs a class or a function: 'label.own={file: FILE, name: NAME}'."
-            )
+            way_out = f"'{self.own_key}={{file: FILE, name: NAME}}'"
+            raise UserError(f"{self.option} needs a class or a function: {way_out}.")
 
 
 @dataclass
@@ -317,13 +329,18 @@ class Ensemble(Label):
 
     @property
     def asked_people(self) -> People | None:
-        return replace(self.human, block=f"{self.block}.human") if self.people else None
+        return self.human_block if self.people else None
+
+    @property
+    def human_block(self) -> People:
+        """The block of people, with its place in the configuration."""
+        return replace(self.human, block=f"{self.block}.human")
 
     def member_block(self, labeler: str) -> Label:
         """Return the block of a member, with its own settings and the ensemble's place in the configuration."""
         match labeler:
             case "verifier":
-                return Verifier(max_failed=self.max_failed)
+                return Verifier(max_failed=self.max_failed, block=self.block)
             case "own":
                 return OwnLabeler(own=self.own, max_failed=self.max_failed, block=self.block)
             case _:
@@ -342,28 +359,26 @@ class Ensemble(Label):
         super().check()
         self.check_members()
         for part in self.parts:
-            with name_block(part.block):
-                part.check()
-        with name_block("label.human"):
-            self.human.check_people()
+            part.check()
+        self.human_block.check_people()
 
     def check_members(self) -> None:
         """Raise UserError for fewer than two members, an unknown one or one named twice, a veto of one that gives no
         scores, weights that are all 0, or settings of a labeler that is no member."""
         if len(self.members) < 2:
-            raise UserError(
-                "label=ensemble needs two members: 'label.members=[{labeler: verifier}, {labeler: judge}]'."
-            )
+            members = f"'{self.block}.members=[{{labeler: verifier}}, {{labeler: judge}}]'"
+            raise UserError(f"{self.option} needs two members: {members}.")
         names = [voter.labeler for voter in self.members]
         for i, voter in enumerate(self.members):
-            key = f"label.members[{i}]"
+            key = f"{self.block}.members[{i}]"
             require_known(f"{key}.labeler", [voter.labeler], MEMBERS)
             if voter.labeler in names[:i]:
                 raise UserError(f"{key}.labeler={voter.labeler} is named twice. Set its weight.")
             if voter.veto is not None and self.member_block(voter.labeler).prefers:
-                raise UserError(f"{key}.veto needs scores. Set label.judge.kind=pointwise.")
+                way_out = f"Set {self.block}.judge.kind=pointwise"
+                raise UserError(f"{key}.veto needs scores. {way_out}.")
         if not any(voter.weight for voter in self.members):
-            raise UserError("label.members: every weight is 0. Raise one.")
+            raise UserError(f"{self.block}.members: every weight is 0. Raise one.")
         settings = {
             "judge": self.judge != Judge(),
             "reward_model": self.reward_model.path,
@@ -372,9 +387,8 @@ class Ensemble(Label):
         }
         for name, is_set in settings.items():
             if is_set and name not in self.names:
-                raise UserError(
-                    f"label.{name}: it is no member. Add {{labeler: {name}}} to label.members, or label.people=200 for human."
-                )
+                way_out = f"Add {{labeler: {name}}} to {self.block}.members, or {self.block}.people=200 for human"
+                raise UserError(f"{self.block}.{name}: it is no member. {way_out}.")
 
 
 LABELS: dict[str, type[Label]] = {

@@ -30,9 +30,7 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
     digest = file_digest(file) if file.exists() else recorded
     if digest != recorded and not (answered and answered.samefile(file)):
         changed = file.rename(file.with_name(f"answers-{digest[:8]}.jsonl"))
-        out.warn(
-            f"{file} was changed. To use its answers, set human.answered={changed} where people are asked."
-        )
+        out.warn(f"{file} was changed. To use its answers, set {session.block}.answered={changed}.")
     safe_files.write(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     safe_files.write(written, file_digest(file))
 
@@ -68,8 +66,9 @@ def question_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
 def read(file: Path, session: Session) -> str:
     """Save a file's new answers in the journals of the session, and return a line that counts what the file has.
     Raise UserError if a row is unusable, before any answer is saved; if all answers are to questions of other runs."""
+    setting = f"{session.block}.answered"
     placed, blanks, foreign = list[tuple[str, Answer]](), 0, 0
-    for place, answer in parse_answers(file):
+    for place, answer in parse_answers(file, setting):
         if answer is None:
             blanks += 1
         elif answer.question in session.questions:
@@ -79,7 +78,7 @@ def read(file: Path, session: Session) -> str:
     if foreign and not placed:
         problem = f"all {foreign} answers are to questions of other runs"
         raise UserError(
-            f"label.answered={file}: {problem}. Name a file with answers to this run's questions."
+            f"{setting}={file}: {problem}. Name a file with answers to this run's questions."
         )
     first_answers = dict[tuple[str, str], Answer]()
     for place, answer in placed:
@@ -88,10 +87,10 @@ def read(file: Path, session: Session) -> str:
         try:
             session.validate_answer(answer)
         except Refused as refused:
-            raise row_error(file, place, str(refused)) from refused
+            raise row_error(f"{setting}={file}", place, str(refused)) from refused
         if first.content != answer.content:
             raise row_error(
-                file,
+                f"{setting}={file}",
                 place,
                 f"{answer.annotator} already answered {first.verdict!r} to this question",
             )
@@ -100,14 +99,17 @@ def read(file: Path, session: Session) -> str:
     return f"{file}: {new} new answers, {old} already stored, {blanks} blank, {foreign} to other runs' questions"
 
 
-def parse_answers(file: Path) -> Iterator[tuple[str, Answer | None]]:
-    """Yield each line's answer with its place; None for a blank row. Raise UserError, with it, for other formats."""
+def parse_answers(file: Path, setting: str) -> Iterator[tuple[str, Answer | None]]:
+    """Yield the answer in each line of the file that a setting names, with its place; None for a blank row. Raise
+    UserError, with the place, for other formats."""
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             yield f"line {number}", row_answer(require_keys()(json.loads(line)))
         except WRONG_SHAPE as error:
             message = f"the field {error} is missing" if isinstance(error, KeyError) else error
-            raise row_error(file, f"line {number}", f"not a row of {FILE}: {message}") from error
+            raise row_error(
+                f"{setting}={file}", f"line {number}", f"not a row of {FILE}: {message}"
+            ) from error
 
 
 def row_answer(row: Row) -> Answer | None:
@@ -122,5 +124,6 @@ def row_answer(row: Row) -> Answer | None:
     )
 
 
-def row_error(file: Path, place: str, reason: str) -> UserError:
-    return UserError(f"label.answered={file}: {place}: {reason}. Correct the row, or remove it.")
+def row_error(argument: str, place: str, reason: str) -> UserError:
+    """Return the error for a row of the file that an argument names."""
+    return UserError(f"{argument}: {place}: {reason}. Correct the row, or remove it.")

@@ -59,7 +59,7 @@ def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -
     # The lock admits one process at a time, because two processes would not see each other's answers.
     lock = folder / "people.lock"
     with locks.hold_lock(lock, "the page for people", "used", out.allowance):
-        session = Session([*questions], cfg.reasons, folder)
+        session = Session([*questions], cfg.reasons, folder, cfg.block)
         answered = plugins.user_path(cfg.answered) if cfg.answered else None
         if answered:
             out.inform(answer_rows.read(answered, session))
@@ -89,8 +89,8 @@ def serve(session: Session, cfg: People, out: StageDir) -> None:
         )
     except OSError as error:
         reason = f"cannot listen at {host}, port {port}: {error.strerror}"
-        way_out = "Set label.runtime.port=0 to get a free port."
-        raise UserError(f"label.runtime: {reason}. {way_out}") from error
+        key = f"{cfg.block}.runtime"
+        raise UserError(f"{key}: {reason}. Set {key}.port=0 to get a free port.") from error
     # Without this option each reply waits 40 ms for an acknowledgement; asyncio sets it only for other sockets.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The address decides on the token and not the host name, because a name can resolve to any address.

@@ -98,8 +98,12 @@ class Session:
     """The questions with every person's answers. A question is complete when as many people answered as it needs; a
     skip counts, so that a question that nobody can answer does not block the run."""
 
-    def __init__(self, questions: list[Question], reasons: list[str], folder: Path):
+    def __init__(
+        self, questions: list[Question], reasons: list[str], folder: Path, block: str = "label"
+    ):
+        """`block`: the block of the configuration with the settings of the people, for messages."""
         self.questions, self.reasons, self.folder = {q.id: q for q in questions}, reasons, folder
+        self.block = block
         self.answers = dict[str, dict[str, Answer]]()
         self.answer_counts = Counter[str]()  # answers to each question
         self.showing = dict[str, str]()  # the question on each person's page
@@ -178,7 +182,7 @@ class Session:
                 400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}"
             )
         if unknown := [*filter(lambda r: r not in self.reasons, answer.reasons)]:
-            raise Refused(400, f"{unknown[0]!r} is not in label.reasons={self.reasons}")
+            raise Refused(400, f"{unknown[0]!r} is not in {self.block}.reasons={self.reasons}")
         if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST_COMMENT:
             raise Refused(
                 400,

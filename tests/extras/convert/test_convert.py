@@ -18,8 +18,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from stages.cli import compose
-from stages.cli.spelling import typed_values
+from stages.cli.resolve import fit_micro_batches
+from stages.cli.typed_line import read_values
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.config.schema import Config
@@ -144,7 +144,7 @@ def changed(name: str, folder: Path, **settings: Any) -> tuple[list[str], str]:
 def checked(overrides: list[str]) -> Config:
     """Return the configuration of a printed command, checked as if typed except for packages of GPU machines."""
     cfg = settings(*overrides, "tracker=none")
-    compose.fit_micro_batches(cfg, typed_values(overrides))
+    fit_micro_batches(cfg, read_values(overrides))
     refuse_unread(cfg, overrides)
     try:
         constraints.validate_config(cfg)

@@ -1,0 +1,103 @@
+"""Settle a composed configuration: what one key leaves to another, to published runs or to this machine.
+
+`resolve` is the one place that assigns to a block. All code behind it only reads blocks, or copies them with other
+values (`dataclasses.replace`). OmegaConf takes no frozen dataclasses as its schema, so a test holds this."""
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from stages.cli import starting_values
+from stages.cli.spelling import is_inside
+from stages.config.blocks.models import EMBEDDED, ChatML
+from stages.config.choices import Precision
+from stages.config.schema import Config
+from stages.hardware import machine
+from stages.preflight import constraints
+from stages.preflight.arguments import warn_of_dropped_arguments
+
+
+def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
+    """Settle a configuration, and check it. Raise UserError for settings that cannot work."""
+    lower_sizes(cfg, cfg.maxima, typed)
+    fit_micro_batches(cfg, typed)
+    resolve_rates(cfg)
+    fill_prices(cfg)
+    constraints.validate_config(cfg)
+    starting_values.warn_of_high_rates(cfg, typed)
+    warn_of_dropped_arguments(cfg)
+    machine.plan_for(cfg.planned_gpu)
+    resolve_precision(cfg)
+    resolve_template(cfg)
+
+
+def lower_sizes(
+    block: Any, maxima: Mapping[str, Any], typed: Mapping[str, str], prefix: str = ""
+) -> None:
+    """Lower the sizes of a block, and of the blocks inside it, to their maxima. A typed size stays, and so does the
+    length of candidates where no SFT teaches a random model to end."""
+    for name, most in maxima.items():
+        key = f"{prefix}{name}"
+        size = vars(block).get(name)  # an option of a group may not have the key
+        if size is None:
+            continue
+        if isinstance(most, Mapping):
+            inner = most
+            if key == "sample" and not block.sft.train:
+                inner = {each: value for each, value in most.items() if each != "max_new_tokens"}
+            lower_sizes(size, inner, typed, f"{key}.")
+        elif isinstance(size, int | float) and size > most and not is_typed(key, typed):
+            vars(block)[name] = most
+
+
+def is_typed(key: str, typed: Mapping[str, str]) -> bool:
+    """Return whether the command line has a key, alone or in the mapping of a block around it."""
+    name = key.rpartition(".")[2]
+    for typed_key, text in typed.items():
+        if typed_key == key or (is_inside(key, typed_key) and f"{name}:" in text):
+            return True
+    return False
+
+
+def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
+    """Lower each micro-batch that is not typed to the largest size that divides a process's rows of a step."""
+    for name, block in cfg.trained.items():
+        runtime = block.runtime
+        is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
+        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
+            continue
+        rows_of_process, remainder = divmod(block.batch_size, runtime.world_size)
+        while remainder == 0 and rows_of_process % runtime.micro_batch:
+            runtime.micro_batch -= 1
+
+
+def resolve_rates(cfg: Config) -> None:
+    """Replace `learning_rate=auto` by the number of published runs, which fingerprints then name."""
+    for name, rate in starting_values.learning_rates(cfg).items():
+        vars(cfg)[name].learning_rate = rate
+
+
+def fill_prices(cfg: Config) -> None:
+    """Fill in the price of each endpoint that has none, from `prices` by its model."""
+    for endpoint in cfg.endpoints.values():
+        if not endpoint.price.is_complete:
+            endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
+
+
+def resolve_precision(cfg: Config) -> None:
+    """Replace `precision=auto` by this machine's precision in every block, since fingerprints name the real one."""
+    of_machine = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    blocks: list[Any] = [*vars(cfg).values()]
+    for block in blocks:  # which grows by the blocks inside
+        if is_dataclass(block):
+            blocks += vars(block).values()
+            if vars(block).get("precision") is Precision.auto:
+                vars(block)["precision"] = of_machine
+
+
+def resolve_template(cfg: Config) -> None:
+    """Train the embedded model in ChatML unless a template is typed. Every other model keeps its own."""
+    # its own template writes a system turn with its name before every prompt without one
+    if cfg.model.path == EMBEDDED and cfg.sft.train and cfg.sft.template.kind == "auto":
+        settings = {key: value for key, value in vars(cfg.sft.template).items() if key != "kind"}
+        cfg.sft.template = ChatML(**settings)
