@@ -1,7 +1,8 @@
 """Groups of held-out pairs in the comparison of two policies, as `eval.by` asks for them.
 
 Each group is shown. It makes the new policy worse only if it is reversed there, beyond chance over all groups, and was
-not before: other differences of groups may be chance."""
+not before: other differences of groups may be chance. A third by length never does: whoever learnt that a longer or a
+shorter answer is the better one reverses it, whatever the labels."""
 
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from stages.config.exit_codes import GateCode
 from stages.evaluation.claims import HALF
 from stages.evaluation.intervals import Interval
 from stages.evaluation.noninferiority import Line
+from stages.evaluation.pair_groups import LENGTH_COLUMNS
 from stages.evaluation.results import Learnt, PairGroup
 
 UNMOVED = Interval(HALF, HALF, HALF)  # the model before training gained on no answer
@@ -55,6 +57,8 @@ def group_lines(old: Learnt | None, new: Learnt | None, note: str) -> list[Group
         before = earlier.get(name)
         if old is not None and before is None:  # the earlier run has no such group
             continue
+        is_of_length = group.column in LENGTH_COLUMNS
+        was_reversed = before is not None and before.is_reversed
         line = GroupLine(
             name,
             group.pairs,
@@ -62,7 +66,7 @@ def group_lines(old: Learnt | None, new: Learnt | None, note: str) -> list[Group
             before.share if before else UNMOVED,
             group.share,
             group.margin,
-            not note and group.is_reversed and not (before and before.is_reversed),
+            is_worse=group.is_reversed and not (note or is_of_length or was_reversed),
         )
         lines.append(line)
     return lines

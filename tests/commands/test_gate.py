@@ -17,7 +17,12 @@ from stages.evaluation.measures import (
     FILE,
     Measure,
 )
-from stages.evaluation.pair_groups import PairMargin, groups_of_column, mark_reversed
+from stages.evaluation.pair_groups import (
+    LENGTH_COLUMNS,
+    PairMargin,
+    groups_of_column,
+    mark_reversed,
+)
 from stages.evaluation.results import PairGroups
 from stages.hardware import process
 from stages.store.records import save
@@ -160,14 +165,14 @@ def test_nothing_is_said_beside_an_earlier_rehearsal(built: Path, tmp_path: Path
     assert fewer.claims["another"].note not in ("", REHEARSAL), "why it is not compared"
 
 
-def by_language(right: int) -> dict[str, object]:
+def by_language(right: int, column: str = "language") -> dict[str, object]:
     """Return what a policy learnt, with so many of 40 pairs in German in order, and all others."""
     values, rows = list[str | None](), list[PairMargin]()
     for number in range(80):
         in_order = float(number < right or number >= 40)
         rows.append(PairMargin(str(number), in_order, in_order - 0.5, 0.0, (4.0, 5.0, 6.0)))
         values.append("de" if number < 40 else "en")
-    groups = groups_of_column("language", values, rows, 0.95)
+    groups = groups_of_column(column, values, rows, 0.95)
     mark_reversed(groups, rows)
     figures = learnt({"policy": (0.9, 0.8, 0.95)})
     by = PairGroups(0.0, [each.group for each in groups])
@@ -195,6 +200,16 @@ def test_a_group_that_is_reversed_and_was_not_is_worse_and_all_are_shown(
         printed = capsys.readouterr().out
         assert "language = en" in printed
         assert ("group language = de" in printed) is (code is GateCode.worse)
+
+
+def test_a_third_by_length_that_is_reversed_makes_nothing_worse(
+    built: Path, tmp_path: Path
+) -> None:
+    rows = [*measured(1), *of_sft(measured(100))]
+    published(built, tmp_path, rows, learnt=by_language(2, column=LENGTH_COLUMNS[0]))
+    result = gate.run(settings(*TINY, "gate.against=sft"), Store(tmp_path), {}, [])
+    assert result.code == GateCode.passes
+    assert len(result.groups) == 2
 
 
 @pytest.mark.parametrize(
