@@ -96,8 +96,10 @@ def next_commands(config: DictConfig) -> list[str]:
     lines = list[str]()
     if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
         outputs = [override for override in typed if override.startswith("outputs=")]
-        compared = [*outputs, f"compare.sweep={config.hydra.sweep.dir}"]
-        lines.append(f"Compare: {provenance.command('compare', compared)}")
+        for name, command in COMMANDS.items():
+            if command.key_of_sweep:
+                of_sweep = [*outputs, f"{command.key_of_sweep}={config.hydra.sweep.dir}"]
+                lines.append(f"{name.capitalize()}: {provenance.command(name, of_sweep)}")
     if is_grid(config) and config.stage in POLICY_STAGES:
         evaluated = list(typed)
         if not any(override.startswith("answer.split=") for override in typed):

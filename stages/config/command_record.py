@@ -21,7 +21,8 @@ class Block:
 class Command:
     """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
     `block` is the class of its settings, if the core of the configuration does not have them. A command on a run that
-    uses no more than its beginning has a `phase`. It reads `settings` that a run of such nodes may leave unread."""
+    uses no more than its beginning has a `phase`. It reads `settings` that a run of such nodes may leave unread. A command
+    on the jobs of a sweep finds the sweep's folder in `key_of_sweep`."""
 
     words: str
     object: Object
@@ -29,3 +30,4 @@ class Command:
     block: type | None = None
     phase: Phase | None = None
     settings: tuple[str, ...] = ()
+    key_of_sweep: str = ""
