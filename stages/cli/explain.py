@@ -30,6 +30,7 @@ from stages.cli.recipe_layers import (
 from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, store_folder, typed_values
 from stages.config.blocks.arguments import TrainerArguments
+from stages.config.commands import COMMANDS
 from stages.config.errors import (
     SYNONYMS,
     LimitReached,
@@ -41,7 +42,7 @@ from stages.config.errors import (
     suggest,
     visible,
 )
-from stages.config.exit_codes import ExitCode
+from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.schema import OPTIONS, RunConfig
@@ -60,10 +61,10 @@ def explained() -> Iterator[None]:
     except Exception as error:
         line = explain(error)
         typed = typed_values(process.read_typed_arguments())
-        is_gate = typed.get("stage", "").strip("'\"") == "gate"
-        if is_gate:
+        command = COMMANDS.get(typed.get("stage", "").strip("'\""))
+        if command and command.exit_code_is_verdict:
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
-            sys.exit(2)  # 1 is for a worse policy
+            sys.exit(GateCode.other_prompts)  # 1 is for a worse policy
         if line is None:  # a bug
             raise
         sys.exit(f"error: {line}")

@@ -53,10 +53,10 @@ class Sweep(Callback):
                 file.unlink()  # of an earlier sweep in this folder
         with explained():
             json_output.refuse_json_of_sweep()
-            if config.stage == "gate":
-                raise UserError(
-                    "stage=gate has one exit code, so it compares one run. Leave out -m."
-                )
+            command = COMMANDS.get(config.stage)
+            if command and command.exit_code_is_verdict:
+                problem = f"stage={config.stage} has one exit code, so it compares one run"
+                raise UserError(f"{problem}. Leave out -m.")
             if not is_grid(config):
                 validate_optimiser(config)
             write_sweep_page(config)

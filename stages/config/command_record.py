@@ -22,7 +22,8 @@ class Command:
     """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
     `block` is the class of its settings, if the core of the configuration does not have them. A command on a run that
     uses no more than its beginning has a `phase`. It reads `settings` that a run of such nodes may leave unread. A command
-    on the jobs of a sweep finds the sweep's folder in `key_of_sweep`."""
+    on the jobs of a sweep finds the sweep's folder in `key_of_sweep`. If its exit code is a verdict, it runs in no sweep,
+    and ends with 2 for an error."""
 
     words: str
     object: Object
@@ -31,3 +32,4 @@ class Command:
     phase: Phase | None = None
     settings: tuple[str, ...] = ()
     key_of_sweep: str = ""
+    exit_code_is_verdict: bool = False

@@ -14,7 +14,6 @@ from stages.config.stage_table import Phase
 # `stages/commands/NAME.py` has the `run` of each
 CORE: Mapping[str, Command] = {
     "plan": Command("nothing runs: what would, and why", Object.run),
-    "gate": Command("an exit code: worse than another run?", Object.evaluation),
 }
 
 

@@ -11,17 +11,15 @@ from typing import Any
 import pytest
 
 from stages.cli import json_output
-from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.result import Reply, Result
 from stages.commands.run_result import RunResult
 from stages.config.command_record import Object
 from stages.config.commands import COMMANDS, commands_on, import_run
-from stages.config.exit_codes import ExitCode, GateCode
+from stages.config.exit_codes import ExitCode
 from stages.config.installation import arguments_of
 from stages.config.stage_table import Target
-from stages.evaluation.claims import Word
 from tests.helpers import TINY, Chain, inside, settings
 
 
@@ -92,19 +90,6 @@ def test_a_run_names_the_file_of_the_rows_that_it_left_out(tmp_path: Path) -> No
     [node] = result(RunResult, *line)["nodes"]
     assert Path(node["quarantine"]).read_text().count("\n") == 1
     assert Path(node["quarantine"]).parent == Path(node["folder"])
-
-
-def test_a_gate_is_an_object_and_its_code_is_no_error(chain: Chain) -> None:
-    outputs = f"outputs={chain.root}"
-    against = "gate.against=sft"
-    gate = result(GateResult, outputs, "stage=gate", against, code=GateCode.cannot_tell)
-    written = json.loads((chain.root / "gate.json").read_text())
-    assert written == gate
-    assert (gate["claim"]["word"], gate["outcome"]) == (Word.unknown, Word.unknown)
-    assert gate["claims"].keys() == {line["measure"] for line in gate["lines"]}
-    failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
-    assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
-    assert "gate.against=ffffffffffff" in failed["error"]
 
 
 @pytest.mark.parametrize(
