@@ -1,6 +1,6 @@
 """The commands: values of `stage` that build no node. They inspect the store, or use its nodes.
 
-Some are in `stages/commands/`. Each folder of `stages/extras/` adds another, and no other file names it."""
+`plan` is in `stages/commands/`. Each folder of `stages/extras/` adds a command, and no other file names it."""
 
 import importlib
 from collections.abc import Callable, Mapping
