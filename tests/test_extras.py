@@ -15,6 +15,8 @@ from stages.config.installation import ROOT
 from tests.helpers import TINY
 
 PACKAGES = ("stages", "conf", "recipes")
+BESIDE = ("tests", "docs", ".github", ".ci", "run.py", "pyproject.toml", "constraints.txt")
+BESIDE += ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "mkdocs.yml")
 REMOVED = {name: [name] for name in EXTRAS} | {"all": [*EXTRAS]}
 # One process helps, composes and plans
 TYPED = """
@@ -72,19 +74,19 @@ def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: P
     assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
 
 
-# They compare pages and a record of the whole project with it
+# They compare pages and a record of the whole project with it, or read the commit
 OF_THE_WHOLE = (
     "docs/test_configuration.py::test_the_page_is_true",
     "docs/test_pages.py::test_every_command_composes",
     "docs/test_pages.py::test_every_promise_names_tests_that_are_there",
+    "pipeline/test_chain.py::test_the_manifest_says_where_a_node_came_from",
     "goldens/test_goldens.py::test_every_recorded_refusal_is_of_a_test_that_is_there",
 )
 
 
 @pytest.mark.slow
 def test_without_any_extra_the_tests_of_the_core_pass(tmp_path: Path) -> None:
-    names = (*PACKAGES, "tests", "docs", "run.py", "pyproject.toml", "README.md")
-    house = copied(tmp_path / "house", names, [*EXTRAS])
+    house = copied(tmp_path / "house", (*PACKAGES, *BESIDE), [*EXTRAS])
     shutil.rmtree(house / "tests" / "extras")
     line = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not extended", "tests"]
     ran = subprocess.run(

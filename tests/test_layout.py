@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.config.commands import EXTRAS
 from stages.config.installation import ROOT
 from stages.config.stage_table import STAGES
 
@@ -149,7 +150,8 @@ WITHOUT_TORCH = (
     "data",
     "pipeline.build",
     "commands.plan",
-    "commands.compare",
+    *(f"extras.{name}" for name in EXTRAS),
+    *(f"extras.{name}.command" for name in EXTRAS if name in ("compare", "doctor", "gc")),
 )
 
 

@@ -31,6 +31,7 @@ from stages.cli.settings import all_settings, option_files
 from stages.cli.spelling import is_list, store_folder
 from stages.cli.typed_line import line_of_process
 from stages.config.blocks.arguments import TrainerArguments
+from stages.config.commands import COMMANDS
 from stages.config.errors import (
     SYNONYMS,
     LimitReached,
@@ -42,7 +43,7 @@ from stages.config.errors import (
     suggest,
     visible,
 )
-from stages.config.exit_codes import ExitCode
+from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import program
 from stages.config.limits import ONLY_PIPELINE_SETS
 from stages.config.renamed import old_key_message, old_value_message
@@ -60,10 +61,10 @@ def explained() -> Iterator[None]:
         sys.exit(ExitCode.stopped)
     except Exception as error:
         line = explain(error)
-        is_gate = line_of_process().values.get("stage", "").strip("'\"") == "gate"
-        if is_gate:
+        command = COMMANDS.get(line_of_process().values.get("stage", "").strip("'\""))
+        if command and command.exit_code_is_verdict:
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
-            sys.exit(2)  # 1 is for a worse policy
+            sys.exit(GateCode.other_prompts)  # 1 is for a worse policy
         if line is None:  # a bug
             raise
         sys.exit(f"error: {line}")

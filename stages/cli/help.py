@@ -61,13 +61,21 @@ def usage() -> str:
     for group, files in settings.option_files().items():
         names_by_group[group] = [path.stem for path in files]
     lines = [f"{group}: {', '.join(names)}" for group, names in sorted(names_by_group.items())]
-    commands_with_json = [name for name, command in COMMANDS.items() if command.prints_json]
+    options = OmegaConf.load(CONF / "config.yaml").hydra.help
+    commands_with_json = list[str]()
+    examples = list[str]()
+    for name, command in COMMANDS.items():
+        if command.prints_json:
+            commands_with_json.append(name)
+        if command.example:
+            examples.append(f"{command.example:50}{options.app_name} stage={name}")
     texts = {
+        "$EXAMPLES": "\n".join(examples),
         "$TARGETS": "\n".join(target_lines()),
         "$APP_CONFIG_GROUPS": "\n".join(lines),
         "$COMMANDS_WITH_JSON": ", ".join(commands_with_json),
     }
-    template: str = OmegaConf.load(CONF / "config.yaml").hydra.help.template
+    template: str = options.template
     for placeholder, text in texts.items():
         template = template.replace(placeholder, text)
     return template

@@ -80,8 +80,12 @@ def require_result(stage: str) -> None:
 def refuse_json_of_sweep() -> None:
     """Raise UserError if `--json` is typed for a sweep, which has several jobs."""
     if json_reply.get():
-        way_out = f"Leave it out, then type stage=compare compare.sweep=FOLDER {FLAG}"
-        raise UserError(f"{FLAG} is for one run, and a sweep has several jobs. {way_out}.")
+        ways_out = ["Leave it out"]
+        for name, command in COMMANDS.items():
+            if command.key_of_sweep and command.prints_json:
+                ways_out.append(f"then type stage={name} {command.key_of_sweep}=FOLDER {FLAG}")
+        problem = f"{FLAG} is for one run, and a sweep has several jobs"
+        raise UserError(f"{problem}. {', '.join(ways_out)}.")
 
 
 def deliver(result: Result) -> None:

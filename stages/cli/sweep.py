@@ -54,10 +54,10 @@ class Sweep(Callback):
                 file.unlink()  # of an earlier sweep in this folder
         with explained():
             json_output.refuse_json_of_sweep()
-            if config.stage == "gate":
-                raise UserError(
-                    "stage=gate has one exit code, so it compares one run. Leave out -m."
-                )
+            command = COMMANDS.get(config.stage)
+            if command and command.exit_code_is_verdict:
+                problem = f"stage={config.stage} has one exit code, so it compares one run"
+                raise UserError(f"{problem}. Leave out -m.")
             if not is_grid(config):
                 validate_optimiser(config)
             write_sweep_page(config)
@@ -97,8 +97,10 @@ def next_commands(config: DictConfig) -> list[str]:
     lines = list[str]()
     if config.stage in MEASURED_BY[SweepMetric.pass_rate]:
         outputs = [override for override in typed if override.startswith("outputs=")]
-        compared = [*outputs, f"compare.sweep={config.hydra.sweep.dir}"]
-        lines.append(f"Compare: {provenance.command('compare', compared)}")
+        for name, command in COMMANDS.items():
+            if command.key_of_sweep:
+                of_sweep = [*outputs, f"{command.key_of_sweep}={config.hydra.sweep.dir}"]
+                lines.append(f"{name.capitalize()}: {provenance.command(name, of_sweep)}")
     if is_grid(config) and config.stage in POLICY_STAGES:
         evaluated = list(typed)
         if not any(override.startswith("answer.split=") for override in typed):

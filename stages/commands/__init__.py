@@ -1,4 +1,3 @@
-"""The commands that others build on (`stage=plan`, `stage=gate` …), and what all commands share. They read the store or use
-its models, and train nothing.
+"""`stage=plan`, and what commands share: the last run, results, tables of settings. Other commands are in `stages/extras/`.
 
-The file of a command has its name; folders hold the parts of the longer ones. Further commands are in `stages/extras/`."""
+Commands read the store or use its models, and train nothing."""

@@ -8,8 +8,11 @@ from stages.config.errors import shortened
 from stages.pipeline.graph import SEEDED_BLOCKS
 from stages.store.manifest import Manifest, edited_source
 from stages.store.stage_sources import EditedSource
+from stages.store.store import Store
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
+# in a store's root: the page of compared evaluations, whose nodes `stage=gc` keeps
+COMPARE_PAGE = "compare.html"
 Column = tuple[str | None, ...]  # a value of each run
 BLOCKS = {"base": "model"}  # other stages have a block of their name
 ABSENT = "–"  # the value of a key that a run does not have
@@ -50,6 +53,11 @@ def shown_source(version: int, edited: EditedSource | None) -> dict[str, str]:
     if edited:
         shown["edited"] = f"{edited} ({edited.digest[:6]})"
     return shown
+
+
+def nodes_oldest_first(store: Store) -> Nodes:
+    """Return the folders and manifests of all published nodes, the oldest first."""
+    return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:

@@ -19,13 +19,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """`words` stand behind its name in `--help`. `prints_json`: its `run` returns a result, which `--json` prints.
-    `block` is the class of its settings, if the core of the configuration does not have them. A command on a run that
-    uses no more than its beginning has a `phase`. It reads `settings` that a run of such nodes may leave unread."""
+    """A value of `stage` that builds no node."""
 
-    words: str
+    words: str  # behind its name in `--help`
     object: Object
-    prints_json: bool = True
-    block: type | None = None
-    phase: Phase | None = None
-    settings: tuple[str, ...] = ()
+    prints_json: bool = True  # its `run` returns a result, which `--json` prints
+    block: type | None = None  # the class of its settings, if the core's schema does not have them
+    phase: Phase | None = None  # of a run, if the command uses no nodes behind it
+    settings: tuple[str, ...] = ()  # keys that it reads where no node does
+    key_of_sweep: str = ""  # takes the folder of a sweep, whose jobs the command shows
+    # true: it runs in no sweep, and ends with 2 for an error
+    exit_code_is_verdict: bool = False
+    example: str = ""  # in `--help`: what its name alone does

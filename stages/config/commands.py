@@ -1,6 +1,6 @@
 """The commands: values of `stage` that build no node. They inspect the store, or use its nodes.
 
-Some are in `stages/commands/`. Each folder of `stages/extras/` adds another, and no other file names it."""
+`plan` is in `stages/commands/`. Each folder of `stages/extras/` adds a command, and no other file names it."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -14,8 +14,6 @@ from stages.config.stage_table import Phase
 # `stages/commands/NAME.py` has the `run` of each
 CORE: Mapping[str, Command] = {
     "plan": Command("nothing runs: what would, and why", Object.run),
-    "compare": Command("evaluations side by side", Object.store),
-    "gate": Command("an exit code: worse than another run?", Object.evaluation),
 }
 
 

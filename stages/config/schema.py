@@ -152,11 +152,6 @@ class Plan:
 
 
 @dataclass
-class Compare:
-    sweep: str | None = MISSING
-
-
-@dataclass
 class Gate:
     """The earlier evaluation, and the most that a measure may lose against it."""
 
@@ -214,7 +209,6 @@ class Config:
     launch: Launch = field(default_factory=Launch)
     limits: RunLimits = field(default_factory=RunLimits)
     plan: Plan = field(default_factory=Plan)
-    compare: Compare = field(default_factory=Compare)
     gate: Gate = field(default_factory=Gate)
     maxima: dict[str, Any] = field(default_factory=dict)
     prices: dict[str, Price] = field(default_factory=dict)

@@ -12,18 +12,15 @@ import pytest
 
 from stages.cli import json_output
 from stages.cli.typed_line import read_line
-from stages.commands.compare import CompareResult
-from stages.commands.gate import GateResult
 from stages.commands.plan import PlanResult
 from stages.commands.planning.calculated import CalculatedPlan
 from stages.commands.result import Reply, Result
 from stages.commands.run_result import RunResult
 from stages.config.command_record import Object
 from stages.config.commands import COMMANDS, commands_on, import_run
-from stages.config.exit_codes import ExitCode, GateCode
+from stages.config.exit_codes import ExitCode
 from stages.config.installation import arguments_of
 from stages.config.stage_table import Target
-from stages.evaluation.claims import Word
 from tests.helpers import TINY, Chain, inside, settings
 
 
@@ -96,26 +93,11 @@ def test_a_run_names_the_file_of_the_rows_that_it_left_out(tmp_path: Path) -> No
     assert Path(node["quarantine"]).parent == Path(node["folder"])
 
 
-def test_compare_and_gate_are_objects_and_a_gates_code_is_no_error(chain: Chain) -> None:
-    outputs = f"outputs={chain.root}"
-    compared = result(CompareResult, outputs, "stage=compare")
-    assert Path(compared["page"]).exists() and compared["groups"][0]["settings"]
-    against = "gate.against=sft"
-    gate = result(GateResult, outputs, "stage=gate", against, code=GateCode.cannot_tell)
-    written = json.loads((chain.root / "gate.json").read_text())
-    assert written == gate
-    assert (gate["claim"]["word"], gate["outcome"]) == (Word.unknown, Word.unknown)
-    assert gate["claims"].keys() == {line["measure"] for line in gate["lines"]}
-    failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
-    assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
-    assert "gate.against=ffffffffffff" in failed["error"]
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         (("dpo.bata=1",), "Did you mean 'beta'?"),
-        (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "compare.sweep=FOLDER --json"),
+        (("stage=plan", "dpo.beta=0.1,0.2", "-m"), "--json is for one run"),
         pytest.param(("stage=gc",), "stage=gc has no JSON", marks=pytest.mark.extra("gc")),
     ],
 )

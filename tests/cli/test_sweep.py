@@ -52,6 +52,7 @@ def test_jobs_build_shared_nodes_once_and_a_failed_job_stops_no_other(
     assert {len(manifest["attempts"]) for manifest in manifests} == {1}, "no node was begun twice"
 
 
+@pytest.mark.extra("compare")
 @pytest.mark.slow
 def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Chain) -> None:
     """The store already has the nodes of one of the four jobs."""

@@ -98,6 +98,7 @@ def hostile_settings(program: Path, url: str) -> list[str]:
 EXTRAS_ON_STORE = {
     "chat": ("chat.max_new_tokens=2",),
     "export": ("export.format=dataset",),
+    "compare": (),
     "doctor": (),
     "gc": (),
 }
@@ -116,7 +117,6 @@ def of_extra(name: str, *keys: str) -> Any:
         ("stage=report",),
         ("stage=report", "report.side_by_side=2"),
         ("stage=report", "rebuild=report"),
-        ("stage=compare",),
         *(of_extra(name, *keys) for name, keys in EXTRAS_ON_STORE.items()),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_damaged_line_names_no_other_program(chain: Chain) -> None:
     assert "curl" not in message and "stage=eval" in message
 
 
-@pytest.mark.extra("gc")
+@pytest.mark.extra("compare", "gc")
 @pytest.mark.parametrize("note", ['{"dpo": ["x"]}', "[]", "7", '{"dpo": {}}'])
 def test_a_sweeps_note_of_something_else_is_one_line(note: str, chain: Chain) -> None:
     job = chain.root / "multirun" / "sweep" / "0"

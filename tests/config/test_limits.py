@@ -71,7 +71,6 @@ NAMES = [
     "tracker.group",
     "launch.rendezvous",
     "launch.address",
-    "compare.sweep",
     "gate.against",
     "data.file.path",
     "reward.source.path",
@@ -94,7 +93,7 @@ NAMES = [
     "label.licence",
     "data.form.system_prompts",
 ]
-OF_EXTRAS = ("chat.runtime.python", "export.repo", "convert.file")
+OF_EXTRAS = ("compare.sweep", "chat.runtime.python", "export.repo", "convert.file")
 NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
 OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]

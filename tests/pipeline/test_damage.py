@@ -180,7 +180,7 @@ def test_what_was_saved_is_checked_once_more_before_it_is_published(
     assert chain.folder("dpo").exists()
 
 
-@pytest.mark.extra("gc")
+@pytest.mark.extra("compare", "gc")
 @pytest.mark.parametrize("how", slow_but(DAMAGE, "cut"))
 def test_a_damaged_manifest_is_said_and_its_node_built_again(
     how: str, chain: Chain, caplog: pytest.LogCaptureFixture

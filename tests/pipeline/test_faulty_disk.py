@@ -165,6 +165,7 @@ def test_a_full_disk_costs_only_the_page(tmp_path: Path, caplog: pytest.LogCaptu
         one_warning(caplog, tmp_path)
 
 
+@pytest.mark.extra("compare")
 @pytest.mark.extended
 def test_a_read_only_store_is_read_and_says_once_that_it_has_no_page(chain: Chain) -> None:
     node = nodes(chain.root, "data.seed=5")["data"]

@@ -37,7 +37,7 @@ def test_a_second_machine_builds_nothing(s3: S3, tmp_path: Path) -> None:
     assert first and first == second
 
 
-@pytest.mark.extra("sync", "chat", "export")
+@pytest.mark.extra("sync", "chat", "export", "gate")
 @pytest.mark.extended
 def test_what_was_sent_serves_every_command_of_another_machine(
     chain: Chain, tmp_path: Path

@@ -36,5 +36,9 @@ class Chat:
 
 
 COMMAND = Command(
-    "talk to a model, or to all side by side", Object.model, prints_json=False, block=Chat
+    "talk to a model, or to all side by side",
+    Object.model,
+    prints_json=False,
+    block=Chat,
+    example="talk to the policy of the last run",
 )

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from stages.commands.compare import COMPARE_PAGE, nodes_oldest_first
-from stages.commands.node_settings import Nodes, lineage
+from stages.commands.node_settings import COMPARE_PAGE, Nodes, lineage, nodes_oldest_first
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target

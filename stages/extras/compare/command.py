@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stages.commands.comparing.groups import ComparedGroup, ComparedSetting, compare_groups
-from stages.commands.comparing.measured import measured_models
-from stages.commands.node_settings import Nodes
+from stages.commands.node_settings import COMPARE_PAGE, nodes_oldest_first
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
 from stages.config.stage_table import Target
+from stages.extras.compare import Compare
+from stages.extras.compare.groups import ComparedGroup, ComparedSetting, compare_groups
+from stages.extras.compare.measured import measured_models
 from stages.pipeline import provenance
 from stages.store import safe_files
 from stages.store.numbers import points, signed
@@ -23,7 +24,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-COMPARE_PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
+TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 
 
 @dataclass
@@ -46,7 +47,8 @@ class CompareResult(Result):
 
 def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     """Compare the settings of each set of prompts, and write the page. Raise UserError without any evaluation."""
-    chosen = fingerprints_of_sweep(store, cfg.compare.sweep)
+    settings: Compare = vars(cfg)["compare"]
+    chosen = fingerprints_of_sweep(store, settings.sweep)
     groups = compare_groups(measured_models(store, nodes_oldest_first(store), chosen))
     if not groups:
         problem = f"stage=compare: there is no evaluation in {store.root} yet"
@@ -56,11 +58,6 @@ def run(cfg: Config, store: Store, *_: object) -> CompareResult:
     if safe_files.write_page(page, render_page(groups)):
         return CompareResult(groups, page)
     return CompareResult(groups, None)
-
-
-def nodes_oldest_first(store: Store) -> Nodes:
-    """Return the folders and manifests of all published nodes, the oldest first."""
-    return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
 def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
@@ -136,5 +133,5 @@ def render_page(groups: list[ComparedGroup]) -> str:
     for group in groups:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
         plots.append((group, frontier(points), benchmark_names(group), names_of_groups(group)))
-    page = environment().get_template("compare.html.jinja")
+    page = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     return page.render(groups=plots, group_cell=group_cell)

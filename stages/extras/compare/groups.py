@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.commands.comparing.measured import MeasuredModel
 from stages.commands.node_settings import settings_text, varying
 from stages.config.errors import shortened
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.claims import difference
 from stages.evaluation.intervals import Interval
+from stages.extras.compare.measured import MeasuredModel
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
 Runs = list[MeasuredModel]  # of one setting: they differ in seeds alone

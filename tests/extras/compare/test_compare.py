@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stages.commands import compare
-from stages.commands.compare import CompareResult
-from stages.commands.comparing.groups import ComparedGroup, compare_group, compare_groups
-from stages.commands.comparing.measured import MeasuredModel, measured_models
-from stages.commands.node_settings import without_seeds
+from stages.commands.node_settings import nodes_oldest_first, without_seeds
 from stages.config.errors import UserError
+from stages.extras.compare import command as compare
+from stages.extras.compare.groups import ComparedGroup, compare_group, compare_groups
+from stages.extras.compare.measured import MeasuredModel, measured_models
 from stages.store.store import Store
 from tests.browser import CHROMIUM
+from tests.cli.test_json import reply, result
 from tests.helpers import (
     Chain,
     build,
@@ -52,7 +52,7 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
 def rows_of(chain: Chain, sweep: str | None = None) -> list[MeasuredModel]:
     store = Store(chain.root)
     chosen = compare.fingerprints_of_sweep(store, sweep)
-    return measured_models(store, compare.nodes_oldest_first(store), chosen)
+    return measured_models(store, nodes_oldest_first(store), chosen)
 
 
 def groups(chain: Chain, sweep: str | None = None) -> dict[str, ComparedGroup]:
@@ -193,7 +193,7 @@ def texts_of_two(effect: str) -> str:
     page = re.sub(r'<p class="note">.*?</p>', "", compare.render_page(groups))  # what words mean
     [group] = groups
     table = printed(group.conclusion, compare.settings_table(group))
-    return "\n".join([page, *table, json.dumps(asdict(CompareResult(groups, None)))])
+    return "\n".join([page, *table, json.dumps(asdict(compare.CompareResult(groups, None)))])
 
 
 @pytest.mark.parametrize("effect", PASSED)
@@ -317,3 +317,13 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(
         for sentence in group.conclusion.split(". "):
             assert sentence in html.replace("<wbr>", "")
     assert fits(page, width, tmp_path)
+
+
+def test_it_is_an_object(chain: Chain) -> None:
+    compared = result(compare.CompareResult, f"outputs={chain.root}", "stage=compare")
+    assert Path(compared["page"]).exists() and compared["groups"][0]["settings"]
+
+
+def test_json_of_a_sweep_is_refused_with_the_command_that_has_it(tmp_path: Path) -> None:
+    refusal = reply(f"outputs={tmp_path}", "stage=plan", "dpo.beta=0.1,0.2", "-m")
+    assert "stage=compare compare.sweep=FOLDER --json" in refusal["error"]

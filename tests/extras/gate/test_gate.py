@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from stages.cli.explain import explained
-from stages.commands import gate
 from stages.config.errors import UserError
 from stages.config.exit_codes import GateCode
 from stages.evaluation.claims import REHEARSAL, REHEARSED, Word
@@ -24,9 +23,11 @@ from stages.evaluation.pair_groups import (
     mark_reversed,
 )
 from stages.evaluation.results import PairGroups
+from stages.extras.gate import command as gate
 from stages.hardware import process
 from stages.store.records import save
 from stages.store.store import Store
+from tests.cli.test_json import reply, result
 from tests.evaluation.made_policies import broken, measured
 from tests.evaluation.made_results import learnt
 from tests.helpers import TINY, Chain, as_published, inside, settings
@@ -265,3 +266,16 @@ def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
         raise ZeroDivisionError("planted")
     assert end.value.code == GateCode.other_prompts
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_gate_is_an_object_and_its_code_is_no_error(chain: Chain) -> None:
+    outputs = f"outputs={chain.root}"
+    against = "gate.against=sft"
+    compared = result(gate.GateResult, outputs, "stage=gate", against, code=GateCode.cannot_tell)
+    written = json.loads((chain.root / "gate.json").read_text())
+    assert written == compared
+    assert (compared["claim"]["word"], compared["outcome"]) == (Word.unknown, Word.unknown)
+    assert compared["claims"].keys() == {line["measure"] for line in compared["lines"]}
+    failed = reply(outputs, "stage=gate", "gate.against=ffffffffffff")
+    assert (failed["exit_code"], failed["result"]) == (GateCode.other_prompts, None)
+    assert "gate.against=ffffffffffff" in failed["error"]
