@@ -16,9 +16,10 @@ from stages.cli.recipe_layers import (
     load_recipe_file,
     load_recipes,
 )
-from stages.cli.resolve import lower_sizes
+from stages.cli.resolve import lower_to_maxima
 from stages.cli.typed_line import read_values
 from stages.config.choices import Align, Command, Split
+from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline.graph import wire_graph
 from stages.preflight import constraints, machine_needs
@@ -121,7 +122,7 @@ def is_listed(key: str, listed: list[str]) -> bool:
 def resolved(*line: str) -> dict[str, Any]:
     """Return the settings of a line by key, with sizes lowered as at scale=toy."""
     cfg = settings(*line)
-    lower_sizes(cfg, cfg.maxima, read_values(line))
+    lower_to_maxima(cfg, read_values(line))
     return settings_by_key(OmegaConf.create(asdict(cfg)))
 
 
@@ -164,6 +165,9 @@ def test_a_toy_lowers_no_typed_and_no_smaller_size() -> None:
         each["sample.max_new_tokens"] for each in (full, toy, resolved(*typed[:2], "sft=none"))
     ]
     assert lengths == [96, 12, 96], "no SFT teaches a random model to end"
+    unknown = settings("recipe=tiny", "maxima={dpo: {bach_size: 3}}")
+    with pytest.raises(UserError, match=r"maxima\.dpo\.bach_size"):
+        lower_to_maxima(unknown, {})
 
 
 @pytest.mark.slow
