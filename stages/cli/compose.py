@@ -127,8 +127,9 @@ def place_of_first_option(line: list[str]) -> int:
 
 
 def implied_values(typed: TypedLine) -> dict[str, str]:
-    """Return the keys and groups that typed arguments imply, with their values: `model.path` replaces random weights, `model.random_init` replaces a path,
-    `label=dataset` adds `pairs=all` and leaves generated tests out, and another recipe may replace the default one."""
+    """Return the keys and groups that typed arguments imply, with their values: `model.path` replaces random weights,
+    `model.random_init` replaces a path, `label=dataset` adds `pairs=all` and leaves generated tests out, and another
+    recipe may replace the default one."""
     values = {key: value for key, value in typed.values.items() if value != "null"}
     implied: dict[str, str] = {}
     if "model" not in values:
@@ -181,7 +182,8 @@ def prepare(
     composed: DictConfig, typed: Mapping[str, str]
 ) -> tuple[Config, Store, dict[str, Node]]:
     """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `typed`: the typed
-    keys and groups, with their values in this job. Raise UserError for settings that are missing or unknown, or cannot work."""
+    keys and groups, with their values in this job.
+    Raise UserError for settings that are missing or unknown, or cannot work."""
     # a sweep may run each job in a separate process
     process.prepare()
     recipes.register_schema()

@@ -8,18 +8,22 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from stages.cli import starting_values
+from stages.cli.settings import all_settings
 from stages.cli.spelling import is_inside
 from stages.config.blocks.models import EMBEDDED, ChatML
 from stages.config.choices import Precision
+from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.hardware import machine
 from stages.preflight import constraints
 from stages.preflight.arguments import warn_of_dropped_arguments
 
+LENGTH = "max_new_tokens"
+
 
 def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
     """Settle a configuration, and check it. Raise UserError for settings that cannot work."""
-    lower_sizes(cfg, cfg.maxima, typed)
+    lower_to_maxima(cfg, typed)
     fit_micro_batches(cfg, typed)
     resolve_rates(cfg)
     fill_prices(cfg)
@@ -31,21 +35,29 @@ def resolve(cfg: Config, typed: Mapping[str, str]) -> None:
     resolve_template(cfg)
 
 
+def lower_to_maxima(cfg: Config, typed: Mapping[str, str]) -> None:
+    """Lower each size that is not typed to its maximum, as scale=toy has them. Where no SFT teaches a random model to
+    end, candidates keep their length. Raise UserError for a maximum of a key that does not exist."""
+    maxima = cfg.maxima
+    if "sample" in maxima and not cfg.sft.train:
+        of_candidates = {key: most for key, most in maxima["sample"].items() if key != LENGTH}
+        maxima = maxima | {"sample": of_candidates}
+    lower_sizes(cfg, maxima, typed)
+
+
 def lower_sizes(
     block: Any, maxima: Mapping[str, Any], typed: Mapping[str, str], prefix: str = ""
 ) -> None:
-    """Lower the sizes of a block, and of the blocks inside it, to their maxima. A typed size stays, and so does the
-    length of candidates where no SFT teaches a random model to end."""
+    """Lower the sizes of a block, and of the blocks inside it."""
     for name, most in maxima.items():
         key = f"{prefix}{name}"
-        size = vars(block).get(name)  # an option of a group may not have the key
-        if size is None:
+        if key not in all_settings():
+            raise UserError(f"maxima.{key}: {key} is not a setting. Leave it out.")
+        size = vars(block).get(name)
+        if size is None:  # this option of the group does not have the key
             continue
         if isinstance(most, Mapping):
-            inner = most
-            if key == "sample" and not block.sft.train:
-                inner = {each: value for each, value in most.items() if each != "max_new_tokens"}
-            lower_sizes(size, inner, typed, f"{key}.")
+            lower_sizes(size, most, typed, f"{key}.")
         elif isinstance(size, int | float) and size > most and not is_typed(key, typed):
             vars(block)[name] = most
 
@@ -63,8 +75,8 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
     """Lower each micro-batch that is not typed to the largest size that divides a process's rows of a step."""
     for name, block in cfg.trained.items():
         runtime = block.runtime
-        is_typed = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
-        if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
+        has_typed_size = f"{name}.runtime.micro_batch" in typed or f"{name}.runtime" in typed
+        if has_typed_size or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
         rows_of_process, remainder = divmod(block.batch_size, runtime.world_size)
         while remainder == 0 and rows_of_process % runtime.micro_batch:

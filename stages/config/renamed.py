@@ -76,7 +76,9 @@ OLD_WORDS = (
     OldWord("eval.bootstrap_samples", gone=INTERVALS),
     OldWord("eval.seed", gone=INTERVALS),
     OldWord("pairs.max_rejected_ratio", gone="pairs.max_length_ratio bounds both lengths"),
-    OldWord("reward.pairs.max_rejected_ratio", gone="reward.pairs.max_length_ratio is there"),
+    OldWord(
+        "reward.pairs.max_rejected_ratio", gone="reward.pairs.max_length_ratio bounds both lengths"
+    ),
     OldWord("reference.runtime.batch_size", "reference.runtime.token_budget=TOKENS"),
     OldWord("tracker.name", "tracker=VALUE"),
     OldWord("plan.tokens", gone="plan.gpu calculates memory alone"),

@@ -86,7 +86,8 @@ def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candida
 
 def read_known_words(path: Path, setting: str = "label.known") -> dict[Key, str]:
     """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in. `setting`: the
-    key that names the file. Raise UserError for the first line that is not such a row."""
+    key that names the file.
+    Raise UserError for the first line that is not such a row."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:

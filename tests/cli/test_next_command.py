@@ -8,7 +8,7 @@ import pytest
 
 from stages.cli import compose
 from stages.cli.main import next_command
-from stages.cli.typed_line import line_of_job
+from stages.cli.typed_line import job_line, line_of_job, read_line
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -90,7 +90,7 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
             requested_nodes(config, nodes)
         except UserError:
             continue
-        line = next_command(config, typed, {})
+        line = next_command(config, job_line(read_line(()), typed), {})
         next_commands[stage] = line
         if line and "stage=chat" not in line:
             [words] = [word for word in shlex.split(line) if word.startswith("stage=")]

@@ -9,7 +9,7 @@ from typing import Any
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.store.store import Store
-from tests.goldens import runs
+from tests.goldens import runs, users
 from tests.goldens.records import Commands
 from tests.helpers import DATA
 
@@ -23,12 +23,14 @@ STAGES = ("source", "data", "label", "pairs")
 
 def commands() -> list[str]:
     """Return a line for the data of every recipe, and two for every data file."""
-    recipes = [f"recipe={path.stem} tracker=none stage=data" for path in sorted(RECIPES.glob("*"))]
+    names = [*(path.stem for path in sorted(RECIPES.glob("*"))), *users.EXAMPLES]
+    recipes = [f"recipe={name} tracker=none stage=data" for name in names]
     return recipes + [form.format(file=file) for file in data_files() for form in (READ, PAIRED)]
 
 
 def data_files() -> list[str]:
-    ours = [*ROOT.glob("docs/examples/*"), *ROOT.glob("tests/*/*.jsonl")]
+    examples = {*ROOT.glob("docs/examples/*")} - {ROOT / path for path in users.EXAMPLES}
+    ours = [*examples, *ROOT.glob("tests/*/*.jsonl")]
     shared = [path for path in DATA.rglob("*") if path.is_file() and path.suffix not in NO_DATA]
     names = [str(path.relative_to(ROOT)) for path in sorted(ours)]
     return names + [f"{SHARED}{path.relative_to(DATA)}" for path in sorted(shared)]

@@ -16,10 +16,11 @@ from stages.cli.recipe_layers import (
     load_recipe_file,
     load_recipes,
 )
-from stages.cli.resolve import lower_sizes
+from stages.cli.resolve import lower_to_maxima
 from stages.cli.typed_line import read_values
 from stages.config.choices import Align, Split
 from stages.config.commands import COMMANDS
+from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config
 from stages.config.stage_table import Target
 from stages.pipeline.graph import wire_graph
@@ -123,7 +124,7 @@ def is_listed(key: str, listed: list[str]) -> bool:
 def resolved(*line: str) -> dict[str, Any]:
     """Return the settings of a line by key, with sizes lowered as at scale=toy."""
     cfg = settings(*line)
-    lower_sizes(cfg, cfg.maxima, read_values(line))
+    lower_to_maxima(cfg, read_values(line))
     return settings_by_key(OmegaConf.create(asdict(cfg)))
 
 
@@ -166,6 +167,9 @@ def test_a_toy_lowers_no_typed_and_no_smaller_size() -> None:
         each["sample.max_new_tokens"] for each in (full, toy, resolved(*typed[:2], "sft=none"))
     ]
     assert lengths == [96, 12, 96], "no SFT teaches a random model to end"
+    unknown = settings("recipe=tiny", "maxima={dpo: {bach_size: 3}}")
+    with pytest.raises(UserError, match=r"maxima\.dpo\.bach_size"):
+        lower_to_maxima(unknown, {})
 
 
 @pytest.mark.slow
