@@ -179,3 +179,12 @@ def test_every_promise_names_tests_that_are_there(name: str) -> None:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (
             f"{file}::{test}"
         )
+
+
+def test_the_core_is_read_in_an_afternoon() -> None:
+    page = DOCS / "explanation" / "how-it-works.md"
+    files = {ROOT / word for word in code(page) if word.endswith(".py") and "/" in word}
+    files.add(ROOT / "run.py")
+    lines = [len(file.read_text(encoding="utf-8").splitlines()) for file in files]
+    assert len(files) <= 25
+    assert sum(lines) <= 5_000
