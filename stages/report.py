@@ -227,7 +227,7 @@ def read_template_values(
     note = claims.note_of_run(results)
     ship = gate_claim(cfg, runs, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
-    sentence = first_screen.sentence(results, nodes, taught)
+    sentence = first_screen.sentence(results, nodes, taught, ship)
     folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
     headline = Headline(
         results,

@@ -162,8 +162,6 @@ def overrides_without_hydra_files(typed: TypedLine) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store, and for a store that does
     not exist and is to be read; none for a sweep."""
     root = Path(spelling.store_folder(typed.values))
-    if root.parts[:1] == ("~",):
-        root = root.expanduser()
     is_missing = typed.values.get("stage") in COMMANDS_ON_RESULTS and not root.exists()
     if typed.is_sweep or (Store(root).is_writable and not is_missing):
         return []

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from stages.cli.recipe_layers import recipe_files
 from stages.cli.settings import all_settings, option_files
 from stages.config.errors import UserError, suggest
+from stages.store import plugins
 from stages.store.sealed_json import OUTPUTS
 
 NOT_READ_AS_TEXT = re.compile(r"[+-]?(\d[\w.+-]*|inf|nan)|true|false|null", re.IGNORECASE)
@@ -16,7 +17,10 @@ GROUP_OF_SEVERAL = "tracker"  # the options of every other group exclude each ot
 
 def store_folder(typed: Mapping[str, str]) -> str:
     """Return the folder of the store that typed values name, or the default one."""
-    return typed.get("outputs", "").strip("'\"") or os.environ.get(OUTPUTS) or "outputs"
+    folder = typed.get("outputs", "").strip("'\"")
+    if folder.startswith("~/"):
+        return str(plugins.user_path(folder))
+    return folder or os.environ.get(OUTPUTS) or "outputs"
 
 
 def validate_argument(argument: str) -> None:

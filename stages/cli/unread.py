@@ -114,7 +114,7 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
             reason = f"{name}.adapter={adapter} trains none. Add {name}.adapter=lora"
             reasons[f"{name}.lora"] = reason
     if cfg.label.prefers:
-        reason = f"label={cfg.label.labeler} gives no scores. Use another labeler"
+        reason = f"{cfg.label.option} gives no scores. Use another labeler"
         reasons |= dict.fromkeys(("pairs.min_score", "unpaired.threshold"), reason)
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"

@@ -433,9 +433,9 @@ def learnt_sentence(results: Results, figures: Learnt) -> str:
     return sentence
 
 
-def learnt_clause(results: Results, figures: Learnt) -> str:
+def learnt_clause(results: Results, figures: Learnt, but: str = "") -> str:
     """Return whether the policy learnt its preferences, on which pairs, how far it moved, and what no blind rule
-    explains."""
+    explains. `but`: a clause on what else became of it, or ''."""
     claim = learnt(figures)
     gained = f"it gained more on the better answer in {claim.figure} of {claim.scope}, {size(figures, results.kl)}"
     if claim.note:
@@ -444,7 +444,7 @@ def learnt_clause(results: Results, figures: Learnt) -> str:
     says = claim.says("learnt", model=results.policy)
     blind = figures.claimed.blind
     beyond = beyond_clause(claim, blind) if blind else ""
-    return f"{repeats_clause(figures)}{says}: {gained}{beyond}"
+    return f"{repeats_clause(figures)}{says}{but}: {gained}{beyond}"
 
 
 def repeats_clause(figures: Learnt) -> str:

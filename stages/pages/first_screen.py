@@ -161,14 +161,17 @@ def judged_lamp(judged: Judged | Waiting) -> Lamp:
     return Lamp(title, claim.state, claim.answer, "" if claim.note else claim.figure)
 
 
-def sentence(results: Results, nodes: Mapping[str, Manifest], taught: str) -> str:
+def sentence(
+    results: Results, nodes: Mapping[str, Manifest], taught: str, ship: Claim | None = None
+) -> str:
     """Return the weakest true sentences on the run, the largest effect first. They name the cause: a method that plain
-    SFT on the same answers equals is not named as one."""
+    SFT on the same answers equals is not named as one. `ship`: the gate's claim, None if nothing was measured of both
+    models."""
     if results.rehearsal:
         return f"{results.rehearsal}."
     parts = results.gives_verdict
     if results.learnt and "learnt" in parts:
-        return learnt_sentence(results, results.learnt)
+        return learnt_sentence(results, results.learnt, ship)
     if "judged" in parts and "checks" not in parts:
         clause = judged_clause(results)
         return f"{clause[:1].upper()}{clause[1:]}."
@@ -221,9 +224,13 @@ def practised_clause(
     return over_control.says("over_control", model=policy, where=where, answers=answers)
 
 
-def learnt_sentence(results: Results, learnt: Learnt) -> str:
-    """Return the sentence on preferences: learnt or not, more than by plain SFT, and what was said of the answers."""
-    clauses = [claims.learnt_clause(results, learnt)]
+def learnt_sentence(results: Results, learnt: Learnt, ship: Claim | None) -> str:
+    """Return the sentence on preferences: learnt or not, and worse in its answers or not, more than by plain SFT, and
+    what was said of the answers."""
+    but = ""
+    if ship and ship.word is Word.worse:
+        but = f", but is {ship.says('ship', before=results.title_before)}"
+    clauses = [claims.learnt_clause(results, learnt, but)]
     over_control = claims.preferred_over_control(results)
     if over_control and not over_control.note:
         clauses.append(over_control.says("over_plain", model=results.policy))
@@ -351,7 +358,9 @@ def facts(
     if seeds:
         shown.append("one seed" if seeds == 1 else f"{seeds} seeds")
     if results.behaviour.mean_tokens:
-        shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
+        shown.append(
+            f"{results.policy} ends {results.behaviour.stop_rate['policy']:.1%} of answers"
+        )
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
         shown.append(f"{odd}/{count} measurements unusual")

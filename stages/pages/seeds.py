@@ -130,8 +130,8 @@ def summary(
 
 
 def sentence_by_seed(over_seeds: OverSeeds | None, seeds: int) -> str:
-    """Return what is said of other seeds: the mean with Student's interval, of one seed that nothing is known of others,
-    and '' if the run trained nothing or a note holds. `seeds`: the number of seeds that were trained."""
+    """Return what is said of other seeds: the mean with Student's interval, of one seed that nothing is known of others;
+    '' if the run trained nothing, or a note holds of several. `seeds`: the number of seeds that were trained."""
     if over_seeds:
         return over_seeds.headline
     return ONE_SEED if seeds == 1 else ""

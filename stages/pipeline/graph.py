@@ -457,4 +457,4 @@ def way_to_stage(cfg: Config, stage: str) -> str:
         return "An examination of one model reads preferences for it. Set label.path=FILE."
     if not cfg.learns_from_pairs and stage in PREFERENCE_STAGES:
         return f"align={cfg.align} leaves preferences out. Set align=dpo."
-    return STAGES[stage].absent or f"label={cfg.label.labeler} does not need this stage."
+    return STAGES[stage].absent or f"{cfg.label.option} does not need this stage."

@@ -1,4 +1,4 @@
-"""Ask TRL whether it takes the arguments of a training, before anything is built."""
+"""Ask TRL whether it takes the arguments of a training, before anything is built. Warn of those that it will drop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +18,6 @@ PLAIN_ARGUMENTS = {
     "bf16": False,
     "activation_checkpointing": False,
 }
-
-
 # Arguments that TRL 2.0 takes no more
 DROPPED_BY_TRL_2 = ("use_liger_kernel", "label_smoothing_factor")
 

@@ -86,7 +86,7 @@ def recognise_first_rows(source: Source, key: str, purpose: str, by_user_reader:
 
 
 def require_known_labels(node: Node, store: Store) -> None:
-    """Raise UserError if every `known` in the file `label.known` is empty."""
+    """Raise UserError if every `known` in the file of known labels is empty."""
     known = node.config.known
     key = f"{node.config.block}.known"
     # `source_files.pin` reports a missing file

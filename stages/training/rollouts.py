@@ -198,7 +198,7 @@ class Rollouts:
             first = unscored[0]
             row = self.prompts[first.prompt_id].opening
             raise UserError(
-                f'label.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
+                f'{self.cfg.label.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
             )
         floors = floors_by_prompt(rewards_by_prompt, self.relative)
         for rollout in rollouts:

@@ -167,9 +167,43 @@ def test_a_toy_lowers_no_typed_and_no_smaller_size() -> None:
         each["sample.max_new_tokens"] for each in (full, toy, resolved(*typed[:2], "sft=none"))
     ]
     assert lengths == [96, 12, 96], "no SFT teaches a random model to end"
-    unknown = settings("recipe=tiny", "maxima={dpo: {bach_size: 3}}")
-    with pytest.raises(UserError, match=r"maxima\.dpo\.bach_size"):
-        lower_to_maxima(unknown, {})
+
+
+@pytest.mark.parametrize(
+    ("maxima", "key"),
+    [
+        ("{dpo: {bach_size: 3}}", "dpo.bach_size"),
+        ("{dpo: {batch_size: null}}", "dpo.batch_size"),
+        ("{dpo: {batch_size: a}}", "dpo.batch_size"),
+        ("{dpo: {batch_size: 2.5}}", "dpo.batch_size"),
+        ("{dpo: {batch_size: true}}", "dpo.batch_size"),
+        ("{sft: {packing: 0}}", "sft.packing"),
+        ("{sft: 3}", "sft"),
+        ("{dpo: {runtime: 3}}", "dpo.runtime"),
+    ],
+)
+def test_what_cannot_be_a_maximum_is_refused(maxima: str, key: str) -> None:
+    cfg = settings("recipe=tiny", f"maxima={maxima}")
+    with pytest.raises(UserError, match=rf"maxima\.{re.escape(key)}\b"):
+        lower_to_maxima(cfg, {})
+
+
+@pytest.mark.parametrize(
+    ("typed", "size"),
+    [
+        ("dpo.batch_size=8", 8),
+        ("dpo={batch_size: 8}", 8),
+        ("dpo={batch_size : 8}", 8),
+        ("dpo={trainer: {weight_decay: 0.5}, batch_size: 8}", 8),
+        ("dpo.beta=0.2", 4),
+        ("dpo={trainer: {gradient_accumulation_steps: 8}}", 4),
+    ],
+)
+def test_a_typed_size_stays_above_its_maximum_however_it_is_typed(typed: str, size: int) -> None:
+    cfg = settings("recipe=tiny", "dpo.batch_size=8")
+    cfg.maxima = {"dpo": {"batch_size": 4}}
+    lower_to_maxima(cfg, read_values([typed]))
+    assert cfg.dpo.batch_size == size
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 Evaluations are compared by pass rates. Each set of prompts has a separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,17 +77,19 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
 
 def benchmark_names(group: ComparedGroup) -> list[str]:
     """Return the names of the benchmarks that any setting has."""
-    benchmarks: dict[str, float] = {}
-    for setting in group.settings:
-        benchmarks |= setting.benchmarks
-    return list(benchmarks)
+    return names_in(setting.benchmarks for setting in group.settings)
 
 
 def names_of_groups(group: ComparedGroup) -> list[str]:
     """Return the groups of held-out pairs that any setting has."""
-    names: dict[str, float] = {}
-    for setting in group.settings:
-        names |= setting.groups
+    return names_in(setting.groups for setting in group.settings)
+
+
+def names_in(figures: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the names of figures that any setting has, in their order."""
+    names = dict[str, float]()
+    for of_setting in figures:
+        names |= of_setting
     return list(names)
 
 

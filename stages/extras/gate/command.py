@@ -56,7 +56,8 @@ class Side:
     """The evaluations of one model, one per seed, the first seed last: folders and measures. `checks_version`: of
     `stage=eval`. `edited`: its source, if it was edited. `settings`: those of the answers and the verdict. `role`: the
     model's, and `title` its name; `before`: the role of the model that the policy was trained from. `note`: why nothing
-    can be said of it, or ''. `learnt`: what a policy learnt of held-out pairs; None of another model."""
+    can be said of it, or ''. `learnt`: what a policy learnt of held-out pairs, with the first seed; None of another
+    model."""
 
     folders: list[Path]
     checks_version: int
@@ -72,8 +73,9 @@ class Side:
     @classmethod
     def read(cls, folders: list[Path], store: Store, role: str = POLICY) -> Self:
         store.verify(*folders)
-        results = name_control(read_results(folders[0]))
-        manifest = manifest_of(folders[0])
+        first_seed = folders[-1]
+        results = name_control(read_results(first_seed))
+        manifest = manifest_of(first_seed)
         return cls(
             folders=folders,
             checks_version=manifest["version"],
@@ -184,11 +186,19 @@ def other_side(new: Side, against: str, store: Store) -> Side:
     return old
 
 
+def compare_groups(old: Side, new: Side, note: str) -> list[GroupLine]:
+    """Return the groups of held-out pairs of two policies, or of a policy and the model before it. Of other models no
+    evaluation knows the groups. `note`: why nothing can be said, or ''."""
+    if old.role not in (POLICY, new.before):
+        return []
+    return group_lines(old.learnt, new.learnt, note)
+
+
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     """Return the comparison of two models, with the measures that decide it as reasons, or why there is none."""
     note = new.note or old.note
     lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence, note)
-    groups = group_lines(old.learnt, new.learnt, note)
+    groups = compare_groups(old, new, note)
     lines += worse_groups(groups, gate.margin)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)

@@ -203,6 +203,15 @@ def test_a_group_that_is_reversed_and_was_not_is_worse_and_all_are_shown(
         assert ("group language = de" in printed) is (code is GateCode.worse)
 
 
+def test_no_group_of_another_model_is_made_up(built: Path, tmp_path: Path) -> None:
+    rows = [*measured(1), *(replace(row, role="control") for row in measured(1))]
+    models = {"sft": "SFT", "control": "Control", "policy": "DPO"}
+    published(built, tmp_path, rows, models=models, learnt=by_language(2))
+    result = gate.run(settings(*TINY, "gate.against=control"), Store(tmp_path), {}, [])
+    assert result.groups == []
+    assert result.code == GateCode.passes
+
+
 def test_a_third_by_length_that_is_reversed_makes_nothing_worse(
     built: Path, tmp_path: Path
 ) -> None:
