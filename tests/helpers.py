@@ -46,6 +46,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli import compose, main, recipes, unread
 from stages.cli.explain import explain
+from stages.cli.resolve import lower_to_maxima
 from stages.cli.typed_line import read_line, read_values
 from stages.config.choices import Align
 from stages.config.errors import UserError
@@ -241,6 +242,7 @@ def refuse_unread(
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
     """Return the nodes of the tiny chain with these overrides, by name."""
     cfg = replace(settings(*TINY, *overrides), outputs=str(root))
+    lower_to_maxima(cfg, read_values([*TINY, *overrides]))
     return wire_graph(cfg, root / "cache" / "digests.json")
 
 

@@ -57,6 +57,7 @@ SETTABLE = {
     "sync_gradients",
     "tag",
     "train_dataset",
+    "_value_",  # of a member, in the `__new__` of an enumeration
     "__file__",
 }
 
