@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.evaluation.examined.sides import Side
+from stages.evaluation.folders.adapter_keys import base_differences
 from stages.evaluation.folders.comparison import folder_differences
 from stages.evaluation.folders.difference import Difference, Level, table_rows
 from stages.evaluation.folders.model_folder import ModelFolder
@@ -142,6 +143,14 @@ def without_a_tensor(tensors: Tensors) -> None:
     tensors["other.weight"] = tensors.pop(UP)
 
 
+def without_change(tensors: Tensors) -> None:
+    """Leave all tensors as they are."""
+
+
+def of_another_shape(tensors: Tensors) -> None:
+    tensors[UP] = tensors[UP][:, :16].contiguous()
+
+
 def from_elsewhere(tensors: Tensors) -> None:
     tensors[QUERY] = torch.randn_like(tensors[QUERY])
 
@@ -269,6 +278,29 @@ def test_an_adapter_that_adds_nothing_or_contradicts_itself_is_named(
     assert "adapter: base" in alarms(differences(start, other, folder))
     write_keys(folder / "adapter_config.json", r=2)
     assert differences(start, start, folder)["adapter"].level is Level.breaks
+
+
+@pytest.mark.parametrize("kind", ["other shapes", "no weights"])
+def test_bases_that_cannot_be_compared_are_not_the_same_weights(
+    kind: str, start: Path, tmp_path: Path
+) -> None:
+    folder = adapter(start, tmp_path / "adapter")
+    same = trained(start, tmp_path / "same", without_change)
+    other = trained(start, tmp_path / "other", of_another_shape)
+    if kind == "no weights":
+        for base in (same, other):
+            (base / "model.safetensors").unlink()
+    write_keys(folder / "adapter_config.json", base_model_name_or_path=str(other))
+    rows = base_differences(ModelFolder("start", same), ModelFolder("model", other, folder))
+    assert [(each.key, each.level) for each in rows] == [("adapter: base", Level.changes)]
+
+
+def test_weights_of_another_shape_are_not_called_unchanged(start: Path, tmp_path: Path) -> None:
+    before = trained(start, tmp_path / "before", without_change)
+    model = trained(start, tmp_path / "model", of_another_shape)
+    by_key = differences(before, model)
+    assert "weights: nothing changed" not in by_key
+    assert {"weights: shape", "weights: change"} <= alarms(by_key)
 
 
 def test_stops_come_from_config_json_where_no_generation_config_is(

@@ -61,19 +61,26 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
         text = f"{named}, which is not a folder here"
         return [row_difference("adapter: base", f"read over {start.place}", text, Level.differs)]
     old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
+    clause, level = compared_bases(old, new)
+    return [row_difference("adapter: base", str(start.place), f"{named}, {clause}", level)]
+
+
+def compared_bases(old: StoredTensors, new: StoredTensors) -> tuple[str, Level]:
+    """Return a clause on the weights that an adapter names beside the start's, and what the difference does."""
+    if old.problems or new.problems or not (old.files and new.files):
+        return "whose weights cannot be compared with these: not all can be read", Level.changes
+    names = sorted(old.files.keys() | new.files.keys())
+    others = [name for name in names if old.shapes.get(name) != new.shapes.get(name)]
+    if others:
+        return f"whose weights have other names or shapes: {examples(others)}", Level.changes
     change, whole = 0.0, 0.0
-    for name in sorted(old.files.keys() & new.files.keys()):
+    for name in names:
         figures = tensor_figures(old, new, name)
         change += figures.change
         whole += figures.before.square if figures.before else 0.0
-    if not change and old.files.keys() == new.files.keys():
-        return [
-            row_difference(
-                "adapter: base", str(start.place), f"{named}, the same weights", Level.differs
-            )
-        ]
-    text = f"{named}, whose weights are {percent(change, whole)} from these"
-    return [row_difference("adapter: base", str(start.place), text, Level.changes)]
+    if not change:
+        return "the same weights", Level.differs
+    return f"whose weights are {percent(change, whole)} from these", Level.changes
 
 
 def setting_differences(adapter: Adapter) -> list[Difference]:

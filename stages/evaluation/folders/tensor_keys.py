@@ -354,6 +354,9 @@ def change_differences(
     if not shared:
         return []
     change = sum(each.change for each in shared)
+    if not change and old.shapes != new.shapes:
+        text = f"0%: every weight that both have is that of {start_title}"
+        return [row_difference("weights: change", "", text, Level.changes)]
     if not change:
         text = f"every weight is that of {start_title}"
         return [row_difference("weights: nothing changed", "", text, Level.changes)]
