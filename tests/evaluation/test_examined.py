@@ -566,6 +566,18 @@ def test_what_files_and_checks_both_see_is_told_once_and_counted(found: Examined
     assert "weights: NaN or infinite" in sentence
 
 
+def test_a_part_of_the_folders_that_was_not_compared_is_not_enough(found: Examined) -> None:
+    found.folder_titles = ["start", "trained"]
+    found.folder_rows = [
+        row("tokenizer", Level.unknown),
+        row("generation.repetition_penalty", Level.changes),
+    ]
+    examination = examine(found)
+    states = {check.name: check.state for check in examination.checks}
+    assert states["folder_parts"] is State.not_enough
+    assert states["folder_keys"] is State.difference
+
+
 def test_a_finding_is_a_claim_that_is_published_whole(found: Examined) -> None:
     change_learnt(found, ratio=intervals({"policy": (0.05, 0.01, 0.1)}))
     [finding] = behaviour.learnt(found)

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.evaluation.examined.sides import Side
+from stages.evaluation.folders import tensor_keys
 from stages.evaluation.folders.adapter_keys import base_differences
 from stages.evaluation.folders.comparison import folder_differences
-from stages.evaluation.folders.difference import Difference, Level, table_rows
+from stages.evaluation.folders.difference import LEVELS, Difference, Level, table_rows
 from stages.evaluation.folders.model_folder import ModelFolder
+from stages.pages import glossary
 from tests.evaluation.tiny_folders import (
     Tensors,
     adapter,
@@ -252,6 +254,37 @@ def test_a_damaged_file_is_a_row_of_the_table(name: str, start: Path, tmp_path: 
     missing_shard = trained(start, tmp_path / "shards")
     write_keys(missing_shard / "model.safetensors.index.json", weight_map={UP: "2.safetensors"})
     assert "2.safetensors is missing" in differences(start, missing_shard)["weights: files"].model
+
+
+def test_a_damaged_start_is_no_fault_of_the_model(start: Path, tmp_path: Path) -> None:
+    damaged = trained(start, tmp_path / "start")
+    for name in ("tokenizer.json", "generation_config.json"):
+        (damaged / name).write_text("{")
+    by_key = differences(damaged, trained(start, tmp_path / "model"))
+    levels = {key: each.level for key, each in by_key.items()}
+    assert Level.breaks not in levels.values()
+    for key in ("tokenizer", "generation_config.json"):
+        assert levels[key] is Level.unknown
+    own = trained(start, tmp_path / "own")
+    (own / "tokenizer.json").write_text("{")
+    assert differences(damaged, own)["tokenizer"].level is Level.breaks
+    (own / "model.safetensors.index.json").write_text("[]")
+    assert differences(start, own)["weights: files"].level is Level.breaks
+
+
+def test_an_error_of_the_comparison_is_no_fault_and_keeps_what_was_found(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("of the comparison")
+
+    monkeypatch.setattr(tensor_keys, "fit_differences", fails)
+    model = trained(start, tmp_path / "model", train_a_little, without_a_tensor)
+    by_key = differences(start, model)
+    assert by_key["weights: files"].level is Level.unknown
+    assert "IndexError" in by_key["weights: files"].model
+    assert list(glossary.TEXTS["levels"]) == LEVELS
+    assert by_key["weights: missing"].level is Level.breaks
 
 
 def test_an_adapter_is_read_by_its_own_keys(start: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What an adapter's own keys and tensors say: scale, patterns, layers, size and rank of what it adds to its base."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.config.errors import UserError
@@ -30,24 +30,22 @@ NARROWING = ("layers_to_transform", "exclude_modules", "target_parameters")
 LARGE = 0.3  # of the length of the changed weights: adapters that were trained soundly add a tenth or less
 
 
-def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
-    """Return what an adapter does to the weights below it."""
+def adapter_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Difference]:
+    """Yield what an adapter does to the weights below it."""
     assert model.adapter
     tensors, below = StoredTensors.of_folder(model.adapter), StoredTensors.of_folder(model.place)
-    differences = base_differences(start, model)
+    yield from base_differences(start, model)
     try:
         adapter = read_adapter(model.adapter)
     except UserError as error:
         text = str(error).removeprefix(f"{model.adapter}/")
-        return [*differences, row_difference("adapter", NO_ADAPTER, text, Level.breaks)]
+        yield row_difference("adapter", NO_ADAPTER, text, Level.breaks)
+        return
     figures = [tensor_figures(below, tensors, name) for name in sorted(tensors.files)]
-    return [
-        *differences,
-        *not_finite_differences(figures),
-        *setting_differences(adapter),
-        *layer_differences(adapter, below),
-        *update_differences(adapter, tensors, below),
-    ]
+    yield from not_finite_differences(figures)
+    yield from setting_differences(adapter)
+    yield from layer_differences(adapter, below)
+    yield from update_differences(adapter, tensors, below)
 
 
 def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:

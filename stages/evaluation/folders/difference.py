@@ -13,6 +13,7 @@ class Level(StrEnum):
     """What a difference does to answers, the worst first."""
 
     breaks = "breaks"  # there are no answers, or none that its training meant
+    unknown = "unknown"  # this part could not be compared
     changes = "changes"  # answers differ, though no weight that was trained does
     differs = "differs"  # a training may do this, or no answer depends on it
 
