@@ -173,13 +173,13 @@ def change(row: Row, name: str) -> Claim:
     return difference(row[name], f"{row.prompts:,} prompts", row.note)
 
 
-def highest(rate: float, is_above_all: bool, is_setting: bool, scope: str, note: str = "") -> Claim:
+def highest(rate: float, is_above_all: bool, is_setting: bool, scope: str) -> Claim:
     """Return the claim of the highest of many pass rates. `is_above_all`: every other model is worse by an interval that
     is corrected for their number; `is_setting`: it is the rate of a setting, not of SFT."""
     word = Word.same
     if is_above_all:
         word = Word.better if is_setting else Word.worse
-    return Claim(word, f"{rate:.1%}", scope, note)
+    return Claim(word, f"{rate:.1%}", scope)
 
 
 def count(claims: Iterable[Claim]) -> tuple[int, int]:

@@ -103,7 +103,8 @@ def ends(examined: Examined) -> list[Finding]:
             return [
                 examined.finding("answers_go_on", seen, scope, interval=interval, causes=OTHER_END)
             ]
-    is_unlikelier = claims.is_below(difference(read.before.nats, read.after.nats), -UNLIKELIER)
+    change = difference(read.before.nats, read.after.nats)
+    is_unlikelier = claims.is_below(change, -UNLIKELIER)
     if read.left and goes_on(read.left, examined.from_chat) and not is_unlikelier:
         own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
         long_ones = cut_clause(read)
@@ -118,9 +119,7 @@ def ends(examined: Examined) -> list[Finding]:
             surely = difference(before, after, SURE)
             is_sure = claims.is_below(surely, -FELL) and not any(read.left.after)
             # a start that does not end answers either may be no model of chats, whatever its files say
-            learnt_answers = claims.is_above(
-                difference(read.before.nats, read.after.nats), LIKELIER
-            )
+            learnt_answers = claims.is_above(change, LIKELIER)
             return [
                 examined.finding(
                     "answers_go_on",

@@ -9,6 +9,7 @@ import torch
 from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
 from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
+from stages.evaluation.folders.embedding_rows import NEAR_MEAN
 from stages.evaluation.folders.tensor_names import LAYER
 from stages.evaluation.stored_tensors import StoredTensors, spread
 from stages.models.loading import locate_output_embedding
@@ -19,7 +20,6 @@ COMPARED = 12  # matrices of a model whose directions are compared
 ALIKE = 0.2
 MOST_RANK = 64  # of a change; a larger one is not told apart
 NEGLIGIBLE = 1e-3  # of the largest singular value: rounding
-NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.evaluation.folders.adapter_layers import layer_update
-from stages.evaluation.folders.difference import Difference, Level, value_text
+from stages.evaluation.folders.difference import NONE, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.folders.tensor_keys import (
-    NONE,
     RANKED,
     directions_difference,
     examples,

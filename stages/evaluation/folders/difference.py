@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 NOT_SET = "not set"
+NONE = "none"
 LONGEST = 160  # characters of a value in the table
 
 

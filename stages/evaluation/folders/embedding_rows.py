@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import NONE, Difference, Level
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.folders.tensor_names import is_embedding, is_head
@@ -13,7 +13,6 @@ from stages.evaluation.stored_tensors import StoredTensors
 
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row, as rows have that were added and not trained
 SHOWN_TOKENS = 3
-NO_ROWS = "none"
 
 
 def new_row_differences(
@@ -39,7 +38,7 @@ def new_row_differences(
     if not untrained:
         return []
     text = "; ".join(f"{reason}: {token_list(names)}" for reason, names in untrained.items())
-    return [row_difference("weights: untrained rows", NO_ROWS, text, Level.changes)]
+    return [row_difference("weights: untrained rows", NONE, text, Level.changes)]
 
 
 def untrained_rows(old: Tensor, new: Tensor) -> dict[str, list[int]]:

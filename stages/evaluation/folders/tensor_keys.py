@@ -7,7 +7,7 @@ from statistics import fmean, median_low
 
 from stages.config.errors import UserError
 from stages.evaluation.folders.config_fit import fit_differences
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import NONE, Difference, Level
 from stages.evaluation.folders.embedding_rows import lost_rows, new_row_differences
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
@@ -36,7 +36,6 @@ FEWER = 0.92  # of the start's number
 MORE_ZEROS = 0.05
 LARGER = 10.0  # times the start's largest weight of a matrix
 POINTS_ELSEWHERE = 0.5  # cosine
-NONE = "none"
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 # places of the output head
 TIED = "tied to the embedding"
