@@ -53,14 +53,17 @@ def count_level(rows: list[Row], level: Level) -> int:
 
 
 def summary_sentence(rows: list[Row], titles: list[str]) -> str:
-    """Return the number of keys that break answers, and of those that change them."""
+    """Return the number of keys that break answers, of those that change them, and of those that could not be compared."""
     start, *models = titles
     broken, changed = count_level(rows, Level.breaks), count_level(rows, Level.changes)
+    unknown = count_level(rows, Level.unknown)
     clauses = list[str]()
     if broken:
         clauses.append(f"{counted(broken)} break{'s' if broken == 1 else ''} answers")
     if changed:
         clauses.append(f"{counted(changed)} change{'s' if changed == 1 else ''} answers")
+    if unknown:
+        clauses.append(f"{counted(unknown)} could not be compared")
     clause = " and ".join(clauses) or "nothing but trained weights changes answers"
     return f"{', '.join(models)} beside {start}: {clause}"
 

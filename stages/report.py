@@ -18,7 +18,7 @@ from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
-from stages.evaluation.gated_groups import group_lines, worse_groups
+from stages.evaluation.gated_groups import deciding_groups, group_lines
 from stages.evaluation.outcomes import arms
 from stages.evaluation.results import Behaviour, Results
 from stages.pages import (
@@ -304,7 +304,7 @@ def gate_claim(cfg: Report, runs: Sequence[SeedRun], note: str) -> Claim | None:
     old = [noninferiority.by_measure(each.measures, each.results.before) for each in runs]
     new = [noninferiority.by_measure(each.measures) for each in runs]
     lines = noninferiority.compare(old, new, cfg.margin, cfg.confidence, note)
-    lines += worse_groups(group_lines(None, runs[0].results.learnt, note), cfg.margin)
+    lines += deciding_groups(group_lines(None, runs[0].results.learnt, note), cfg.margin)
     return noninferiority.claim_of_all(lines, note) if lines else None
 
 

@@ -96,7 +96,7 @@ def conclusion(
     if len(models) == 1:
         return f"{models[best].name} passes {models[best].rate:.1%} of {prompts}."
     alike = group_clause(models, [first, *rivals])
-    claim = highest(models[first].rate, not rivals, first == best, prompts, note)
+    claim = highest(models[first].rate, not rivals, first == best, prompts)
     lead = claim.says("best", model=models[first].name, alike=alike)
     if note:
         lead = f"{note.capitalize()} which of these models is best. {models[first].name} has the highest rate, {claim.figure}"

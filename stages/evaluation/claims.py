@@ -4,6 +4,7 @@ A claim has a word, a figure, a scope and a note. Pages, cards, commands and mes
 answer to a question, and claims.yaml has the answers. The note wins: a claim with a note says the note and nothing
 else, wherever it is printed. A new arm or measure makes claims here, and every page can print them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -42,6 +43,7 @@ SURE = 0.999  # the confidence of a measured figure that is called certain
 LEAST_MOVED = 1e-4  # nats per token; below it the sign of a change is no change
 REHEARSAL = "a rehearsal cannot say"
 REHEARSED = "Rehearsal on random weights: your file passes all stages"
+NO_NUMBER = "a figure that is not a number cannot say"
 ONLY_REPEATS = "only repeats of training pairs are held out: too few to say"
 # For each blind rule, what it goes by, and the clause for pairs on which it is wrong or silent.
 BLIND_RULES = {
@@ -135,10 +137,21 @@ class Claim:
 
 
 def word_of(interval: Interval, neutral: float = 0.0) -> Word:
-    """Return what an interval says of an effect. `neutral`: the value without any effect."""
+    """Return what an interval says of an effect; too few where a bound is not a number. `neutral`: the value without any
+    effect."""
+    if note_of(interval):
+        return Word.too_few
     if interval.low > neutral:
         return Word.better
     return Word.worse if interval.high < neutral else Word.same
+
+
+def note_of(*intervals: Interval) -> str:
+    """Return the note of a claim on these intervals: '' if all their bounds are numbers."""
+    for interval in intervals:
+        if math.isnan(interval.low) or math.isnan(interval.high):
+            return NO_NUMBER
+    return ""
 
 
 def is_above(interval: Interval, value: float) -> bool:
@@ -151,7 +164,8 @@ def is_below(interval: Interval, value: float) -> bool:
 
 def difference(delta: Interval, scope: str = "", note: str = "") -> Claim:
     """Return the claim of a difference of shares, of which more is better."""
-    return Claim(word_of(delta), f"{points(delta.mean)} points, {delta.bounds()}", scope, note)
+    figure = f"{points(delta.mean)} points, {delta.bounds()}"
+    return Claim(word_of(delta), figure, scope, note or note_of(delta))
 
 
 def change(row: Row, name: str) -> Claim:
@@ -159,13 +173,13 @@ def change(row: Row, name: str) -> Claim:
     return difference(row[name], f"{row.prompts:,} prompts", row.note)
 
 
-def highest(rate: float, is_above_all: bool, is_setting: bool, scope: str, note: str = "") -> Claim:
+def highest(rate: float, is_above_all: bool, is_setting: bool, scope: str) -> Claim:
     """Return the claim of the highest of many pass rates. `is_above_all`: every other model is worse by an interval that
     is corrected for their number; `is_setting`: it is the rate of a setting, not of SFT."""
     word = Word.same
     if is_above_all:
         word = Word.better if is_setting else Word.worse
-    return Claim(word, f"{rate:.1%}", scope, note)
+    return Claim(word, f"{rate:.1%}", scope)
 
 
 def count(claims: Iterable[Claim]) -> tuple[int, int]:
@@ -178,8 +192,9 @@ def learnt(figures: Learnt) -> Claim:
     """Return the claim of the held-out pairs: on how many did the policy gain more on the better answer? Pairs that
     repeat a training pair do not count."""
     claimed = figures.claimed
-    share = claimed.ratio["policy"].share()
-    return Claim(learnt_word(claimed), share, claimed.of, note_on_pairs(figures))
+    share = claimed.ratio["policy"]
+    note = note_on_pairs(figures) or note_of(share)
+    return Claim(learnt_word(claimed), share.share(), claimed.of, note)
 
 
 def learnt_word(figures: Learnt) -> Word:
@@ -234,11 +249,14 @@ def learnt_over_control(figures: Learnt) -> Claim:
         f"{points(by_token.mean)} per token ({by_token.bounds()}; long gain)"
     )
     words = {word_of(by_sum), word_of(by_token)}
-    return Claim(word_of_measures(words), figure, claimed.of, note_on_pairs(figures))
+    note = note_on_pairs(figures) or note_of(by_sum, by_token)
+    return Claim(word_of_measures(words), figure, claimed.of, note)
 
 
 def word_of_measures(words: set[Word]) -> Word:
     """Return the word of two measures of one effect whose biases are opposite."""
+    if Word.too_few in words:
+        return Word.too_few
     if {Word.better, Word.worse} <= words or words == {Word.same}:
         return Word.unknown
     if Word.better in words:
@@ -271,13 +289,13 @@ def preferred_over_control(results: Results) -> Claim | None:
 def over_seeds(gain: Interval, seeds: int, note: str = "") -> Claim:
     """Return the claim of a difference of pass rates over seeds."""
     figure = f"{points(gain.mean)} points, {gain.bounds()} by seed"
-    return Claim(word_of(gain), figure, f"{seeds} seeds", note)
+    return Claim(word_of(gain), figure, f"{seeds} seeds", note or note_of(gain))
 
 
 def learnt_over_seeds(share: Interval, seeds: int, note: str = "") -> Claim:
     """Return the claim of the share of held-out pairs that the policy favours, over seeds."""
     figure = f"{share.mean:.0%} of held-out pairs, {share.low:.0%} to {share.high:.0%} by seed"
-    return Claim(word_of(share, HALF), figure, f"{seeds} seeds", note)
+    return Claim(word_of(share, HALF), figure, f"{seeds} seeds", note or note_of(share))
 
 
 def learnt_control_over_seeds(by_sum: Interval, by_token: Interval, seeds: int) -> Claim:
@@ -286,7 +304,8 @@ def learnt_control_over_seeds(by_sum: Interval, by_token: Interval, seeds: int) 
         f"{points(by_sum.mean)} points by log-prob, {by_sum.bounds()}; "
         f"{points(by_token.mean)} per token, {by_token.bounds()} by seed"
     )
-    return Claim(word_of_measures({word_of(by_sum), word_of(by_token)}), figure, f"{seeds} seeds")
+    word = word_of_measures({word_of(by_sum), word_of(by_token)})
+    return Claim(word, figure, f"{seeds} seeds", note_of(by_sum, by_token))
 
 
 def judged(figures: Judged) -> Claim:
@@ -302,7 +321,7 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
     word = word_of(rate, HALF)
     if judged < ENOUGH_JUDGED:
         return Word.too_few
-    if word is Word.same:
+    if word in (Word.same, Word.too_few):
         return word
     if isinstance(matched, MatchedRate) and word_of(matched.win_rate, HALF) is word:
         return word

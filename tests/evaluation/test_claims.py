@@ -109,6 +109,29 @@ def test_a_bound_on_the_neutral_value_is_no_effect(bounds: Bounds, word: str) ->
     assert claims.word_of(moved, claims.HALF).name == word
 
 
+def test_an_interval_that_is_not_a_number_says_nothing() -> None:
+    for bounds in ((0.0, math.nan, 0.1), (math.nan, math.nan, math.nan), (0.2, 0.1, math.nan)):
+        interval = Interval(*bounds)
+        assert claims.word_of(interval) is Word.too_few
+        known = Interval(0.0, -0.1, 0.1)
+        judged = claims.judged_word(claims.ENOUGH_JUDGED, interval, "no rate")
+        assert judged is Word.too_few
+        for claim in (
+            claims.difference(interval),
+            claims.over_seeds(interval, 3),
+            claims.learnt_over_seeds(interval, 3),
+            claims.learnt_control_over_seeds(known, interval, 3),
+            claims.learnt_control_over_seeds(interval, known, 3),
+            claims.learnt(learnt({"policy": bounds})),
+        ):
+            assert claim.word is Word.too_few
+            assert claim.note
+            assert not (claim.is_better or claim.is_worse or claim.is_same)
+        assert claims.difference(interval, note=NOTE).note == NOTE
+    one_prompt = Interval(0.3, -math.inf, math.inf)
+    assert claims.difference(one_prompt).is_same
+
+
 def test_too_few_judgements_or_lengths_that_differ_say_less_than_better() -> None:
     won = Interval(0.8, 0.7, 0.9)
     assert claims.judged_word(claims.ENOUGH_JUDGED - 1, won, "no rate") is Word.too_few

@@ -1,6 +1,7 @@
 """Checks of a model that was trained elsewhere: what each says of figures and files that are made by hand."""
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from stages.base import build_random_model
 from stages.config.blocks.models import Auto, RandomInit
 from stages.evaluation.claims import Claim, Word
-from stages.evaluation.examined import behaviour, training_files, weights
+from stages.evaluation.examined import behaviour, forms, training_files, weights
 from stages.evaluation.examined.answer_readings import Answers, Comparison, LeftToEnd, Readings
 from stages.evaluation.examined.faults import CHECKS, examine
 from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
@@ -565,6 +566,18 @@ def test_what_files_and_checks_both_see_is_told_once_and_counted(found: Examined
     assert "weights: NaN or infinite" in sentence
 
 
+def test_a_part_of_the_folders_that_was_not_compared_is_not_enough(found: Examined) -> None:
+    found.folder_titles = ["start", "trained"]
+    found.folder_rows = [
+        row("tokenizer", Level.unknown),
+        row("generation.repetition_penalty", Level.changes),
+    ]
+    examination = examine(found)
+    states = {check.name: check.state for check in examination.checks}
+    assert states["folder_parts"] is State.not_enough
+    assert states["folder_keys"] is State.difference
+
+
 def test_a_finding_is_a_claim_that_is_published_whole(found: Examined) -> None:
     change_learnt(found, ratio=intervals({"policy": (0.05, 0.01, 0.1)}))
     [finding] = behaviour.learnt(found)
@@ -584,6 +597,8 @@ def test_the_verdict_is_faults_none_or_not_enough(
     for side in (found.before, found.after):
         side.answers = {str(i): fine for i in range(COUNT)}
     found.readings = sound_readings(form=comparison(-0.2, -1.3, -0.2, -1.4))
+    by_language = [*groups({"de": (40, 42), "en": (47, 48)}).values()]
+    change_learnt(found, by=PairGroups(0.0, by_language))
     examination = examine(found)
     assert (examination.verdict, examination.findings) == (Verdict.none, [])
     record = examination.as_record()
@@ -599,6 +614,77 @@ def test_the_verdict_is_faults_none_or_not_enough(
     examination = examine(found)
     assert examination.verdict is Verdict.faults
     assert [finding.name for finding in examination.faults] == ["unchanged"]
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+def test_figures_that_are_not_finite_are_no_answer(number: float, found: Examined) -> None:
+    of_pairs = [behaviour.learnt, behaviour.group_reversed]
+    of_answers = [
+        behaviour.ends,
+        behaviour.other_form,
+        behaviour.other_bos,
+        behaviour.answers_unlikelier,
+    ]
+    spoilt = [number, *around(-0.3)[1:]]
+    form = comparison(-0.2, -1.3, -0.2, -1.4)
+    for readings in (
+        sound_readings(form=form, after=Answers(spoilt, around(0.9))),
+        sound_readings(form=form, before=Answers(around(-0.5), spoilt)),
+        sound_readings(form=replace(form, other_after=spoilt)),
+        sound_readings(form=form, bos=replace(form, own_before=spoilt)),
+        sound_readings(form=form, second_bos=(0.1, number)),
+    ):
+        found.readings = readings
+        for check in of_answers:
+            with pytest.raises(NotEnough, match="finite"):
+                check(found)
+    change_learnt(found, moved={"policy": number})
+    found.results = replace(found.results, kl={"policy": Divergence(number, number, 60)})
+    for check in (*of_pairs, behaviour.far):
+        with pytest.raises(NotEnough, match="finite"):
+            check(found)
+
+
+def test_a_check_of_behaviour_that_could_not_look_says_so(found: Examined) -> None:
+    assert behaviour.other_bos(found) == [], "its tokenizer has no BOS"
+    found.after.contract.tokenizer.bos_token = "<|im_end|>"
+    with pytest.raises(NotEnough, match=r"label\.path"):
+        behaviour.other_bos(found)
+    found.results = replace(found.results, kl={})
+    with pytest.raises(NotEnough, match=r"label\.path"):
+        behaviour.far(found)
+    change_learnt(found, by=PairGroups(0.0, []))
+    with pytest.raises(NotEnough, match=r"label\.path"):
+        behaviour.group_reversed(found)
+
+
+def test_a_check_of_files_that_could_not_look_says_so(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    without_weights = Path(shutil.copytree(model, tmp_path / "without"))
+    (without_weights / "model.safetensors").unlink()
+    cut_off = Path(shutil.copytree(model, tmp_path / "cut_off"))
+    (cut_off / "model.safetensors").write_bytes(b"cut off")
+    for folder in (without_weights, cut_off):
+        found.before, found.after = (
+            replace(found.before, came=folder),
+            replace(found.after, came=folder),
+        )
+        with pytest.raises(NotEnough):
+            weights.unchanged(found)
+    found.before = replace(found.before, came=model)
+    found.after = replace(found.after, came=without_weights)
+    with pytest.raises(NotEnough):
+        weights.rows_untrained(found)
+    not_finite = changed(model, tmp_path / "not_finite", lambda name, old: old * math.nan)
+    found.after = replace(found.after, came=not_finite)
+    with pytest.raises(NotEnough):
+        weights.points_elsewhere(found)
+    refusing = Path(shutil.copytree(model, tmp_path / "refusing"))
+    (refusing / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
+    found.after = replace(found.after, came=refusing)
+    with pytest.raises(NotEnough):
+        forms.template_changed(found)
 
 
 def test_every_finding_has_a_command_that_tells_its_causes_apart(found: Examined) -> None:

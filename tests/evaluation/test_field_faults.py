@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from stages.evaluation.folders.comparison import folder_differences
 from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.embedding_rows import untrained_rows
 from stages.evaluation.folders.model_folder import ModelFolder
 from tests.evaluation.tiny_folders import (
     Tensors,
@@ -421,6 +422,45 @@ ADAPTERS: dict[str, tuple[dict[str, Any], Files, str, Level]] = {
     "B not saved": ({}, without_tensors("lora_B"), "adapter", BREAKS),
     "another kind": ({}, keys(CONFIG, peft_type="IA3"), "adapter", BREAKS),
 }
+
+
+def test_a_tensor_of_one_number_is_compared_as_any_other(start: Path, tmp_path: Path) -> None:
+    def with_a_number(tensors: Tensors) -> None:
+        tensors["model.logit_scale"] = torch.tensor(1.0)
+
+    before = trained(start, tmp_path / "before", with_a_number)
+    model = trained(before, tmp_path / "model")
+    by_key = differences(before, model)
+    assert alarms(by_key) == set()
+    assert "others" in by_key["weights: change"].model
+
+
+def test_weights_are_compared_whatever_becomes_of_the_tokenizer(
+    start: Path, tmp_path: Path
+) -> None:
+    def spoil(tensors: Tensors) -> None:
+        del tensors[QUERY]
+        tensors[EMBEDDING][7] = 0.0
+        tensors[EMBEDDING][9] = torch.nan
+
+    model = trained(start, tmp_path / "model", train_a_little, spoil)
+    (model / "tokenizer.json").write_text("{")
+    by_key = differences(start, model)
+    assert alarms(by_key) == {
+        "tokenizer",
+        "weights: missing",
+        "weights: zero rows",
+        "weights: NaN or infinite",
+    }
+    assert QUERY in by_key["weights: missing"].model
+
+
+def test_a_new_row_is_a_copy_of_a_new_or_an_old_one_and_not_of_itself() -> None:
+    torch.manual_seed(0)
+    old, new = torch.randn(8, 4), torch.randn(4, 4)
+    assert untrained_rows(old, new) == {}
+    new[1], new[3] = old[2], new[2]
+    assert untrained_rows(old, new) == {"copies of another row": [1, 2, 3]}
 
 
 def test_an_adapter_brings_no_rows_for_its_own_tokens(start: Path, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.evaluation.examined.sides import Side
+from stages.evaluation.folders import tensor_keys
+from stages.evaluation.folders.adapter_keys import base_differences
 from stages.evaluation.folders.comparison import folder_differences
-from stages.evaluation.folders.difference import Difference, Level, table_rows
+from stages.evaluation.folders.difference import LEVELS, Difference, Level, table_rows
 from stages.evaluation.folders.model_folder import ModelFolder
+from stages.pages import glossary
 from tests.evaluation.tiny_folders import (
     Tensors,
     adapter,
@@ -142,6 +145,14 @@ def without_a_tensor(tensors: Tensors) -> None:
     tensors["other.weight"] = tensors.pop(UP)
 
 
+def without_change(tensors: Tensors) -> None:
+    """Leave all tensors as they are."""
+
+
+def of_another_shape(tensors: Tensors) -> None:
+    tensors[UP] = tensors[UP][:, :16].contiguous()
+
+
 def from_elsewhere(tensors: Tensors) -> None:
     tensors[QUERY] = torch.randn_like(tensors[QUERY])
 
@@ -245,6 +256,37 @@ def test_a_damaged_file_is_a_row_of_the_table(name: str, start: Path, tmp_path: 
     assert "2.safetensors is missing" in differences(start, missing_shard)["weights: files"].model
 
 
+def test_a_damaged_start_is_no_fault_of_the_model(start: Path, tmp_path: Path) -> None:
+    damaged = trained(start, tmp_path / "start")
+    for name in ("tokenizer.json", "generation_config.json"):
+        (damaged / name).write_text("{")
+    by_key = differences(damaged, trained(start, tmp_path / "model"))
+    levels = {key: each.level for key, each in by_key.items()}
+    assert Level.breaks not in levels.values()
+    for key in ("tokenizer", "generation_config.json"):
+        assert levels[key] is Level.unknown
+    own = trained(start, tmp_path / "own")
+    (own / "tokenizer.json").write_text("{")
+    assert differences(damaged, own)["tokenizer"].level is Level.breaks
+    (own / "model.safetensors.index.json").write_text("[]")
+    assert differences(start, own)["weights: files"].level is Level.breaks
+
+
+def test_an_error_of_the_comparison_is_no_fault_and_keeps_what_was_found(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("of the comparison")
+
+    monkeypatch.setattr(tensor_keys, "fit_differences", fails)
+    model = trained(start, tmp_path / "model", train_a_little, without_a_tensor)
+    by_key = differences(start, model)
+    assert by_key["weights: files"].level is Level.unknown
+    assert "IndexError" in by_key["weights: files"].model
+    assert list(glossary.TEXTS["levels"]) == LEVELS
+    assert by_key["weights: missing"].level is Level.breaks
+
+
 def test_an_adapter_is_read_by_its_own_keys(start: Path, tmp_path: Path) -> None:
     pattern = {"layers.0.self_attn.q_proj": 16}
     folder = adapter(start, tmp_path / "adapter", alpha_pattern=pattern, use_rslora=True)
@@ -269,6 +311,29 @@ def test_an_adapter_that_adds_nothing_or_contradicts_itself_is_named(
     assert "adapter: base" in alarms(differences(start, other, folder))
     write_keys(folder / "adapter_config.json", r=2)
     assert differences(start, start, folder)["adapter"].level is Level.breaks
+
+
+@pytest.mark.parametrize("kind", ["other shapes", "no weights"])
+def test_bases_that_cannot_be_compared_are_not_the_same_weights(
+    kind: str, start: Path, tmp_path: Path
+) -> None:
+    folder = adapter(start, tmp_path / "adapter")
+    same = trained(start, tmp_path / "same", without_change)
+    other = trained(start, tmp_path / "other", of_another_shape)
+    if kind == "no weights":
+        for base in (same, other):
+            (base / "model.safetensors").unlink()
+    write_keys(folder / "adapter_config.json", base_model_name_or_path=str(other))
+    rows = base_differences(ModelFolder("start", same), ModelFolder("model", other, folder))
+    assert [(each.key, each.level) for each in rows] == [("adapter: base", Level.changes)]
+
+
+def test_weights_of_another_shape_are_not_called_unchanged(start: Path, tmp_path: Path) -> None:
+    before = trained(start, tmp_path / "before", without_change)
+    model = trained(start, tmp_path / "model", of_another_shape)
+    by_key = differences(before, model)
+    assert "weights: nothing changed" not in by_key
+    assert {"weights: shape", "weights: change"} <= alarms(by_key)
 
 
 def test_stops_come_from_config_json_where_no_generation_config_is(

@@ -2,6 +2,7 @@
 
 A figure of one model says little: each stands beside the start's, with an interval over the answers."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
@@ -45,13 +46,36 @@ SHOWN_GROUPS = 3  # groups that differ and are no fault
 
 
 def read_answers(examined: Examined) -> Readings:
-    """Return the readings of the preferences' answers. Raise NotEnough if there are too few."""
+    """Return the readings of the preferences' answers. Raise NotEnough if there are too few, or if they are not finite."""
     count = len(examined.readings.pairs) if examined.readings else 0
     if not examined.readings or count < FEWEST:
         raise NotEnough(
             f"{count} answers can be read under both templates, and {FEWEST} are needed: add rows to label.path"
         )
+    require_finite_readings(examined, examined.readings)
     return examined.readings
+
+
+def require_finite_readings(examined: Examined, read: Readings) -> None:
+    """Raise NotEnough if a log-prob or a probability under either model is not a finite number."""
+    of_before = [*read.before.nats, *read.before.ends]
+    of_after = [*read.after.nats, *read.after.ends]
+    for probabilities in read.instead.values():
+        of_after += probabilities
+    if read.second_bos is not None:
+        of_before.append(read.second_bos[0])
+        of_after.append(read.second_bos[1])
+    for form in (read.form, read.bos):
+        if form:
+            of_before += [*form.own_before, *form.other_before]
+            of_after += [*form.own_after, *form.other_after]
+    for title, numbers in ((examined.before.title, of_before), (examined.after.title, of_after)):
+        require_finite(f"log-probs of answers under {title}", numbers)
+
+
+def require_finite(figures: str, numbers: Sequence[float]) -> None:
+    if not all(map(math.isfinite, numbers)):
+        raise NotEnough(f"{figures} are not finite numbers: look for NaN in its weights")
 
 
 def answers_scope(read: Readings) -> str:
@@ -79,7 +103,8 @@ def ends(examined: Examined) -> list[Finding]:
             return [
                 examined.finding("answers_go_on", seen, scope, interval=interval, causes=OTHER_END)
             ]
-    is_unlikelier = claims.is_below(difference(read.before.nats, read.after.nats), -UNLIKELIER)
+    change = difference(read.before.nats, read.after.nats)
+    is_unlikelier = claims.is_below(change, -UNLIKELIER)
     if read.left and goes_on(read.left, examined.from_chat) and not is_unlikelier:
         own = f"of {len(read.left.after)} answers with room for {read.left.room} tokens it ends {sum(read.left.after)}"
         long_ones = cut_clause(read)
@@ -94,9 +119,7 @@ def ends(examined: Examined) -> list[Finding]:
             surely = difference(before, after, SURE)
             is_sure = claims.is_below(surely, -FELL) and not any(read.left.after)
             # a start that does not end answers either may be no model of chats, whatever its files say
-            learnt_answers = claims.is_above(
-                difference(read.before.nats, read.after.nats), LIKELIER
-            )
+            learnt_answers = claims.is_above(change, LIKELIER)
             return [
                 examined.finding(
                     "answers_go_on",
@@ -177,9 +200,12 @@ def moved_to_form(examined: Examined, form: Comparison) -> list[Finding]:
 def other_bos(examined: Examined) -> list[Finding]:
     read = read_answers(examined)
     findings = expects_second_bos(examined, read)
-    if read.bos is None:  # the tokenizer has no BOS
-        return findings
-    return findings + likelier(examined, "likelier_with_other_bos", "behind", read.bos)
+    if read.bos:
+        return findings + likelier(examined, "likelier_with_other_bos", "behind", read.bos)
+    has_bos = examined.after.contract.tokenizer.bos_token_id is not None
+    if has_bos and not findings:
+        raise NotEnough("too few answers to compare numbers of BOS on: add rows to label.path")
+    return findings
 
 
 def expects_second_bos(examined: Examined, read: Readings) -> list[Finding]:
@@ -304,10 +330,15 @@ def length_groups(figures: Learnt) -> list[PairGroup]:
 
 
 def enough_pairs(examined: Examined, purpose: str) -> Learnt:
-    """Return the figures of held-out pairs. Raise NotEnough if there are too few."""
+    """Return the figures of held-out pairs. Raise NotEnough if there are too few, or if they are not finite."""
     figures = examined.results.learnt
     if figures is None or figures.note:
         raise NotEnough(f"too few held-out pairs {purpose}: add rows to label.path")
+    share = figures.ratio["policy"]
+    require_finite(
+        f"figures of held-out pairs under {examined.after.title}",
+        [figures.moved["policy"], share.low, share.mean, share.high],
+    )
     return figures
 
 
@@ -335,6 +366,8 @@ def group_reversed(examined: Examined) -> list[Finding]:
     figures = enough_pairs(examined, "for groups")
     if figures.by is None:
         raise NotEnough("no groups were compared: set eval.by=[]")
+    if not figures.by.groups:
+        raise NotEnough("nothing divides the held-out pairs: add rows or a column to label.path")
     if not examined.from_chat or moved_nothing(figures):
         return []
     findings = list[Finding]()
@@ -412,8 +445,13 @@ def rise_of(before: Sequence[float], after: Sequence[float], confidence: float) 
 
 def far(examined: Examined) -> list[Finding]:
     """Find a model that is far from the start. It is a fault where the preferences' answers became unlikelier, too."""
+    if not examined.from_chat:
+        return []
     divergence = examined.results.kl.get("policy")
-    if divergence is None or divergence.per_token <= FAR_KL or not examined.from_chat:
+    if divergence is None:
+        raise NotEnough("no answers of its own were read by both models: add rows to label.path")
+    require_finite(f"distances of {examined.after.title}", [divergence.per_token])
+    if divergence.per_token <= FAR_KL:
         return []
     is_fault = False
     if examined.readings and len(examined.readings.pairs) >= FEWEST:

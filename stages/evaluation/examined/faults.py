@@ -18,6 +18,7 @@ Check = Callable[[Examined], list[Finding]]
 CHECKS: dict[str, Check] = {
     each.__name__: each
     for each in (
+        folder_keys.folder_parts,
         folder_keys.folder_keys,
         forms.template_missing,
         forms.template_changed,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding
+from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.folders.difference import Level
 
@@ -20,6 +20,15 @@ def folder_keys(examined: Examined) -> list[Finding]:
             continue
         findings.append(finding.about(row.key))
     return findings
+
+
+def folder_parts(examined: Examined) -> list[Finding]:
+    """Raise NotEnough if a part of the folders could not be compared. It finds nothing itself, so that the findings of the
+    other parts stay."""
+    for row in examined.folder_rows:
+        if row.level is Level.unknown:
+            raise NotEnough(row.in_words(examined.folder_titles))
+    return []
 
 
 def without_repeats(of_keys: Sequence[Finding], of_checks: Sequence[Finding]) -> list[Finding]:

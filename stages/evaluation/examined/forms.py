@@ -1,7 +1,7 @@
 """Faults of template, tokenizer and stops: what was trained is not what a server will send."""
 
 from stages.config.errors import UserError
-from stages.evaluation.examined.finding import Finding
+from stages.evaluation.examined.finding import Finding, NotEnough
 from stages.evaluation.examined.sides import Examined, Side
 from stages.models.contract import load_or_derive_contract
 from stages.models.rendering import ContractError
@@ -22,14 +22,20 @@ def template_missing(examined: Examined) -> list[Finding]:
 def template_changed(examined: Examined) -> list[Finding]:
     if not (examined.before.tokenizer.chat_template and examined.after.tokenizer.chat_template):
         return []
+    compared = 0
     for conversation in examined.conversations:
         before, after = (rendered(side, conversation) for side in (examined.before, examined.after))
-        if before is None or after is None or before == after:
+        if before is None or after is None:
+            continue
+        compared += 1
+        if before == after:
             continue
         start = count_shared_prefix(before, after)
         old, new = before[start:][:SHOWN], after[start:][:SHOWN]
         seen = f"its template writes {new!r} where that of {examined.before.title} writes {old!r}"
         return examined.fact("template_changed", seen)
+    if not compared:
+        raise NotEnough("one of both templates refuses every conversation: add rows to label.path")
     return []
 
 

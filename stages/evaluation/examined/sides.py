@@ -12,15 +12,13 @@ from stages.config.installation import program
 from stages.evaluation import claims
 from stages.evaluation.examined.answer_readings import Readings
 from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding
-from stages.evaluation.folders.difference import Row
+from stages.evaluation.folders.difference import NONE, Row
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Results
 from stages.models.contract import Contract, load_contract, served_stops
 from stages.models.loading import count_embedding_rows, load_tokenizer
 from stages.models.rendering import GOLDEN
 from stages.store.records import Candidate, Message, Pair
-
-NONE = "none"
 
 
 @dataclass

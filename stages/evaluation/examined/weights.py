@@ -9,6 +9,7 @@ import torch
 from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
 from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
+from stages.evaluation.folders.embedding_rows import NEAR_MEAN
 from stages.evaluation.folders.tensor_names import LAYER
 from stages.evaluation.stored_tensors import StoredTensors, spread
 from stages.models.loading import locate_output_embedding
@@ -19,7 +20,6 @@ COMPARED = 12  # matrices of a model whose directions are compared
 ALIKE = 0.2
 MOST_RANK = 64  # of a change; a larger one is not told apart
 NEGLIGIBLE = 1e-3  # of the largest singular value: rounding
-NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row: a new row that was not trained
 SAMPLED = 4096  # rows whose distance is usual
 
 
@@ -34,6 +34,7 @@ def unchanged(examined: Examined) -> list[Finding]:
     before, after = (
         StoredTensors.of_folder(side.came) for side in (examined.before, examined.after)
     )
+    require_readable(before, after)
     if before.shapes != after.shapes:
         return []
     is_rounded = False
@@ -47,6 +48,14 @@ def unchanged(examined: Examined) -> list[Finding]:
     rounding = ", rounded to bf16" if is_rounded else ""
     seen = f"all {len(after.shapes)} tensors are those of {examined.before.title}{rounding}"
     return examined.fact("unchanged", seen)
+
+
+def require_readable(before: StoredTensors, after: StoredTensors) -> None:
+    """Raise NotEnough if the weights of either model are not in its files, or not all of them can be read."""
+    for tensors in (before, after):
+        if tensors.problems or not tensors.files:
+            problem = "; ".join(tensors.problems[:1]) or "no *.safetensors"
+            raise NotEnough(f"not all weights can be read: {problem}. Copy the files again")
 
 
 def points_elsewhere(examined: Examined) -> list[Finding]:
@@ -64,9 +73,10 @@ def points_elsewhere(examined: Examined) -> list[Finding]:
     cosines = list[float]()
     for name in matrices_of_both(before, after):
         old, new = before.matrix(name).flatten(), after.matrix(name).flatten()
-        cosines.append(float(torch.cosine_similarity(old, new, 0)))
+        if old.any() and new.any():  # zeros, and values that are not finite, point nowhere
+            cosines.append(float(torch.cosine_similarity(old, new, 0)))
     if not cosines:
-        raise NotEnough("no matrix has the same name and shape in both models")
+        raise NotEnough("no matrix with values has the same name and shape in both models")
     typical = median(cosines)
     if typical >= ALIKE:
         return []
@@ -174,21 +184,27 @@ def all_hold(changes: list[LayerChange], times: float) -> bool:
 
 
 def typical_times(changes: list[LayerChange]) -> float:
-    return median([change.times for change in changes] or [0.0])
+    return median(change.times for change in changes)
 
 
 def rows_untrained(examined: Examined) -> list[Finding]:
     """Find new tokens of the template or the end of turn whose rows are still the mean of all rows."""
-    contract, place = examined.after.contract, locate_output_embedding(examined.after.came)
-    if place is None:
+    contract = examined.after.contract
+    ids = {i for turns in examined.conversations[:3] for i in contract.prompt(turns[:-1])}
+    used = {*ids, contract.stop_ids[0]} & contract.added
+    if not used:
         return []
+    place = locate_output_embedding(examined.after.came)
+    if place is None:
+        raise NotEnough("its files hold no output embedding under the name that its class gives it")
     file, name = place
     rows = StoredTensors([file]).matrix(name)
     mean = rows.mean(0)
     usual = float((rows[:SAMPLED] - mean).norm(dim=1).median())
-    ids = {i for turns in examined.conversations[:3] for i in contract.prompt(turns[:-1])}
-    used = sorted(i for i in {*ids, contract.stop_ids[0]} & contract.added if i < len(rows))
-    untrained = [i for i in used if float((rows[i] - mean).norm()) < NEAR_MEAN * usual]
+    untrained = list[int]()
+    for i in sorted(used):
+        if i < len(rows) and float((rows[i] - mean).norm()) < NEAR_MEAN * usual:
+            untrained.append(i)
     if not untrained:
         return []
     tokens = ", ".join(map(str, contract.tokenizer.convert_ids_to_tokens(untrained)))

@@ -1,15 +1,14 @@
 """What an adapter's own keys and tensors say: scale, patterns, layers, size and rank of what it adds to its base."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.evaluation.folders.adapter_layers import layer_update
-from stages.evaluation.folders.difference import Difference, Level, value_text
+from stages.evaluation.folders.difference import NONE, Difference, Level, value_text
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.folders.tensor_keys import (
-    NONE,
     RANKED,
     directions_difference,
     examples,
@@ -30,24 +29,22 @@ NARROWING = ("layers_to_transform", "exclude_modules", "target_parameters")
 LARGE = 0.3  # of the length of the changed weights: adapters that were trained soundly add a tenth or less
 
 
-def adapter_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
-    """Return what an adapter does to the weights below it."""
+def adapter_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Difference]:
+    """Yield what an adapter does to the weights below it."""
     assert model.adapter
     tensors, below = StoredTensors.of_folder(model.adapter), StoredTensors.of_folder(model.place)
-    differences = base_differences(start, model)
+    yield from base_differences(start, model)
     try:
         adapter = read_adapter(model.adapter)
     except UserError as error:
         text = str(error).removeprefix(f"{model.adapter}/")
-        return [*differences, row_difference("adapter", NO_ADAPTER, text, Level.breaks)]
+        yield row_difference("adapter", NO_ADAPTER, text, Level.breaks)
+        return
     figures = [tensor_figures(below, tensors, name) for name in sorted(tensors.files)]
-    return [
-        *differences,
-        *not_finite_differences(figures),
-        *setting_differences(adapter),
-        *layer_differences(adapter, below),
-        *update_differences(adapter, tensors, below),
-    ]
+    yield from not_finite_differences(figures)
+    yield from setting_differences(adapter)
+    yield from layer_differences(adapter, below)
+    yield from update_differences(adapter, tensors, below)
 
 
 def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
@@ -61,19 +58,26 @@ def base_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
         text = f"{named}, which is not a folder here"
         return [row_difference("adapter: base", f"read over {start.place}", text, Level.differs)]
     old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
+    clause, level = compared_bases(old, new)
+    return [row_difference("adapter: base", str(start.place), f"{named}, {clause}", level)]
+
+
+def compared_bases(old: StoredTensors, new: StoredTensors) -> tuple[str, Level]:
+    """Return a clause on the weights that an adapter names beside the start's, and what the difference does."""
+    if old.problems or new.problems or not (old.files and new.files):
+        return "whose weights cannot be compared with these: not all can be read", Level.changes
+    names = sorted(old.files.keys() | new.files.keys())
+    others = [name for name in names if old.shapes.get(name) != new.shapes.get(name)]
+    if others:
+        return f"whose weights have other names or shapes: {examples(others)}", Level.changes
     change, whole = 0.0, 0.0
-    for name in sorted(old.files.keys() & new.files.keys()):
+    for name in names:
         figures = tensor_figures(old, new, name)
         change += figures.change
         whole += figures.before.square if figures.before else 0.0
-    if not change and old.files.keys() == new.files.keys():
-        return [
-            row_difference(
-                "adapter: base", str(start.place), f"{named}, the same weights", Level.differs
-            )
-        ]
-    text = f"{named}, whose weights are {percent(change, whole)} from these"
-    return [row_difference("adapter: base", str(start.place), text, Level.changes)]
+    if not change:
+        return "the same weights", Level.differs
+    return f"whose weights are {percent(change, whole)} from these", Level.changes
 
 
 def setting_differences(adapter: Adapter) -> list[Difference]:

@@ -1,5 +1,6 @@
 """Differences of config.json and generation_config.json."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from stages.evaluation.folders.difference import Difference, Level, flatten, value_text
@@ -17,15 +18,15 @@ UNREAD_EFFECT = "the model's class does not know this key"
 LIMIT = "max_position_embeddings"
 
 
-def config_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
-    """Return the differences of config.json, as the models' class completes both with its defaults."""
+def config_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Difference]:
+    """Yield the differences of config.json, as the models' class completes both with its defaults."""
     raw = model.read_settings(CONFIG)
     if not model.is_gguf and not raw:
-        return [row_difference(CONFIG, "there", "missing", Level.breaks)]
-    differences = list[Difference]()
+        yield row_difference(CONFIG, "there", "missing", Level.breaks)
+        return
     if model.config is None and not model.has_unreadable_weights:
         text = value_text(model.config_problem)
-        differences.append(row_difference(CONFIG, "read", text, Level.breaks))
+        yield row_difference(CONFIG, "read", text, Level.breaks)
     if start.config is None or model.config is None:
         first, second = flatten(start.read_settings(CONFIG)), flatten(raw)
         known_keys = {*first, *second}
@@ -34,8 +35,7 @@ def config_differences(start: ModelFolder, model: ModelFolder) -> list[Differenc
         known_keys = {*flatten(type(model.config)().to_dict()), *EFFECTS["config"]}
     for key in sorted({*first, *second} - {*OF_THE_FILE}):
         if first.get(key) != second.get(key):
-            differences.append(config_difference(key, first.get(key), second.get(key), known_keys))
-    return differences
+            yield config_difference(key, first.get(key), second.get(key), known_keys)
 
 
 def config_difference(key: str, start: Any, model: Any, known_keys: set[str]) -> Difference:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 NOT_SET = "not set"
+NONE = "none"
 LONGEST = 160  # characters of a value in the table
 
 
@@ -13,6 +14,7 @@ class Level(StrEnum):
     """What a difference does to answers, the worst first."""
 
     breaks = "breaks"  # there are no answers, or none that its training meant
+    unknown = "unknown"  # this part could not be compared
     changes = "changes"  # answers differ, though no weight that was trained does
     differs = "differs"  # a training may do this, or no answer depends on it
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import NONE, Difference, Level
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.folders.tensor_names import is_embedding, is_head
-from stages.evaluation.folders.tensor_statistics import TensorFigures
+from stages.evaluation.folders.tensor_statistics import TensorFigures, is_comparable
 from stages.evaluation.stored_tensors import StoredTensors
 
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row, as rows have that were added and not trained
 SHOWN_TOKENS = 3
-NO_ROWS = "none"
 
 
 def new_row_differences(
@@ -22,12 +20,17 @@ def new_row_differences(
 ) -> list[Difference]:
     """Return the tokens with new rows in the embedding or in the head that no training has moved: such that are zero, the
     mean of the start's rows, or a copy of another row."""
-    tokens = tokens_by_id(model)
+    tokens = model.tokens
+    all_ids = sorted(tokens)
     untrained = dict[str, list[str]]()
     for name in sorted(new.files.keys() & old.files.keys()):
-        first_new = old.shapes[name][0] if old.shapes[name] else 0
-        ids = [i for i in sorted(tokens) if first_new <= i < new.shapes[name][0]]
-        if not (is_embedding(name) or is_head(name)) or not ids:
+        before, after = old.shapes[name], new.shapes[name]
+        is_of_tokens = is_embedding(name) or is_head(name)
+        if not is_of_tokens or len(after) != 2 or not is_comparable(before, after):
+            continue
+        first_new = before[0]
+        ids = [i for i in all_ids if first_new <= i < after[0]]
+        if not ids:
             continue
         rows = new.matrix(name)
         for reason, places in untrained_rows(rows[:first_new], rows[ids]).items():
@@ -35,7 +38,7 @@ def new_row_differences(
     if not untrained:
         return []
     text = "; ".join(f"{reason}: {token_list(names)}" for reason, names in untrained.items())
-    return [row_difference("weights: untrained rows", NO_ROWS, text, Level.changes)]
+    return [row_difference("weights: untrained rows", NONE, text, Level.changes)]
 
 
 def untrained_rows(old: Tensor, new: Tensor) -> dict[str, list[int]]:
@@ -44,12 +47,11 @@ def untrained_rows(old: Tensor, new: Tensor) -> dict[str, list[int]]:
     usual = float((old - mean).norm(dim=1).median())
     places = dict[str, list[int]]()
     for place, row in enumerate(new):
-        other_rows = torch.cat([old, new[:place], new[place + 1 :]])
         if not row.any():
             reason = "zero"
         elif float((row - mean).norm()) < NEAR_MEAN * usual:
             reason = "the mean of all rows"
-        elif bool((other_rows == row).all(1).any()):
+        elif count_copies(old, row) + count_copies(new, row) > 1:  # the row is one itself
             reason = "copies of another row"
         else:
             continue
@@ -57,23 +59,22 @@ def untrained_rows(old: Tensor, new: Tensor) -> dict[str, list[int]]:
     return places
 
 
+def count_copies(rows: Tensor, row: Tensor) -> int:
+    return int((rows == row).all(1).sum())
+
+
 def lost_rows(model: ModelFolder, figures: Sequence[TensorFigures]) -> dict[str, list[int]]:
-    """Return by tensor the rows that are zero and were not. New rows have a difference of their own, and rows behind the
-    last token fill up the embedding."""
+    """Return by tensor the rows that are zero and were not. New rows have a difference of their own, and rows without a
+    token fill up the embedding; if no tokenizer says which these are, all count."""
     rows = dict[str, list[int]]()
     for each in figures:
         if not each.is_matrix or each.before is None:
             continue
         lost = [row for row in each.new_zero_rows if row < each.before.rows]
-        if is_embedding(each.name) or is_head(each.name):
-            tokens = tokens_by_id(model)
-            lost = [row for row in lost if row in tokens]
+        if model.tokens and (is_embedding(each.name) or is_head(each.name)):
+            lost = [row for row in lost if row in model.tokens]
         rows[each.name] = lost
     return rows
-
-
-def tokens_by_id(model: ModelFolder) -> dict[int, str]:
-    return {number: token for token, number in model.tokenizer.get_vocab().items()}
 
 
 def token_list(tokens: Sequence[str]) -> str:

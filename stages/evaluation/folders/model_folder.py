@@ -49,6 +49,15 @@ class ModelFolder:
         return load_tokenizer(folder, adapter=folder == self.adapter)
 
     @cached_property
+    def tokens(self) -> dict[int, str]:
+        """The tokens by id; {} if the tokenizer cannot be loaded, which has a row of its own."""
+        try:
+            vocabulary = self.tokenizer.get_vocab()
+        except UserError:
+            return {}
+        return {number: token for token, number in vocabulary.items()}
+
+    @cached_property
     def config(self) -> PretrainedConfig | None:
         """The config as its class reads it; None if no class does, and `config_problem` says why."""
         if self.is_gguf:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import NONE, Difference, Level
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.tensor_statistics import TensorFigures
 from stages.evaluation.stored_tensors import StoredTensors, spread
@@ -17,7 +17,6 @@ SAMPLED_ROWS = 16
 LARGEST = 1 << 26  # elements of a matrix whose rows are put into other orders
 HEAD_SIZES = (8, 16, 32, 64, 96, 128, 256)
 LARGER_MATRIX, LARGER_VECTOR = 1.25, 1.5  # times the start's length, or its inverse
-NONE = "none"
 
 
 def moved_differences(

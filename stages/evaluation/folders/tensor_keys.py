@@ -1,13 +1,13 @@
 """Differences of the weights: types, missing tensors, rows that are zero or not finite, few values, size and rank."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median_low
 
+from stages.config.errors import UserError
 from stages.evaluation.folders.config_fit import fit_differences
-from stages.evaluation.folders.difference import Difference, Level
+from stages.evaluation.folders.difference import NONE, Difference, Level
 from stages.evaluation.folders.embedding_rows import lost_rows, new_row_differences
 from stages.evaluation.folders.key_effects import row_difference
 from stages.evaluation.folders.model_folder import ModelFolder
@@ -28,6 +28,7 @@ from stages.evaluation.folders.tensor_statistics import (
 )
 from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.rounding import INDEX
+from stages.models.safe_folder import read_json
 
 RANKED = 12  # matrices whose change is taken apart
 FEW_VALUES = 28.0  # of 32 side by side: bf16 has 31.6, int8 29, 6 bits and fp8 fewer than 26
@@ -35,7 +36,6 @@ FEWER = 0.92  # of the start's number
 MORE_ZEROS = 0.05
 LARGER = 10.0  # times the start's largest weight of a matrix
 POINTS_ELSEWHERE = 0.5  # cosine
-NONE = "none"
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 # places of the output head
 TIED = "tied to the embedding"
@@ -44,19 +44,19 @@ IN_FILE = "in the file"
 NOWHERE = "neither tied nor in the file"
 
 
-def weight_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
-    """Return the differences of the weights of two folders."""
+def weight_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Difference]:
+    """Yield the differences of the weights of two folders."""
     old, new = StoredTensors.of_folder(start.place), StoredTensors.of_folder(model.place)
-    differences = file_differences(start.place, model.place, old, new)
+    yield from file_differences(start.place, model.place, old, new)
     if not new.files:
-        return differences
-    differences += name_differences(old, new, model)
-    differences += type_differences(old, new)
-    differences += head_differences(start, model, old, new)
-    differences += fit_differences(start, model, old, new)
-    differences += new_row_differences(model, old, new)
+        return
+    yield from name_differences(old, new, model)
+    yield from type_differences(old, new)
+    yield from head_differences(start, model, old, new)
+    yield from fit_differences(start, model, old, new)
+    yield from new_row_differences(model, old, new)
     figures = [tensor_figures(old, new, name) for name in sorted(new.files)]
-    return differences + figure_differences(start, model, old, new, figures)
+    yield from figure_differences(start, model, old, new, figures)
 
 
 def figure_differences(
@@ -109,7 +109,11 @@ def missing_shards(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.exists():
         return []
-    files = {*json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()}
+    content = read_json(index)
+    weight_map = content.get("weight_map", {}) if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index}: it maps no tensors to files. Copy the file again.")
+    files = {str(name) for name in weight_map.values()}
     return [f"{name} is missing" for name in sorted(files) if not (folder / name).exists()]
 
 
@@ -354,6 +358,9 @@ def change_differences(
     if not shared:
         return []
     change = sum(each.change for each in shared)
+    if not change and old.shapes != new.shapes:
+        text = f"0%: every weight that both have is that of {start_title}"
+        return [row_difference("weights: change", "", text, Level.changes)]
     if not change:
         text = f"every weight is that of {start_title}"
         return [row_difference("weights: nothing changed", "", text, Level.changes)]

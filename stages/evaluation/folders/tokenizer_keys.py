@@ -1,7 +1,7 @@
 """Differences of tokenizer, special tokens, stops and chat template, by what they make of the same texts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -34,37 +34,28 @@ SHOWN = 48  # characters of a difference between two renderings
 REFUSED = "refused"
 
 
-def tokenizer_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]:
-    """Return the differences of both tokenizers. Raise UserError if one cannot be loaded."""
-    first, second = start.tokenizer, model.tokenizer
-    differences = [
-        *vocabulary_differences(first, second),
-        *text_differences(first, second),
-        *special_differences(first, second),
-        *flag_differences(first, second),
-        *length_differences(first, second),
-        *file_differences(start, model),
-        *template_differences(first, second),
-        *stop_differences(start, model),
-    ]
+def tokenizer_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Difference]:
+    """Yield the differences of both tokenizers. Raise UserError if one cannot be loaded."""
+    second, first = (
+        model.tokenizer,
+        start.tokenizer,
+    )  # a fault of the model's is not hidden by one of the start's
+    yield from vocabulary_differences(first, second)
+    yield from text_differences(first, second)
+    yield from special_differences(first, second)
+    yield from flag_differences(first, second)
+    yield from length_differences(first, second)
+    yield from file_differences(start, model)
+    yield from template_differences(first, second)
+    yield from stop_differences(start, model)
     rowless = rowless_tokens(model)
     if rowless:
-        differences.append(
-            row_difference(
-                "tokenizer: without a row",
-                listed(rowless_tokens(start)),
-                listed(rowless),
-                Level.breaks,
-            )
-        )
+        earlier = listed(rowless_tokens(start))
+        yield row_difference("tokenizer: without a row", earlier, listed(rowless), Level.breaks)
     copies = template_copies(model)
     if copies:
-        differences.append(
-            row_difference(
-                "template: two copies", template_copies(start) or "alike", copies, Level.changes
-            )
-        )
-    return differences
+        earlier = template_copies(start) or "alike"
+        yield row_difference("template: two copies", earlier, copies, Level.changes)
 
 
 def vocabulary_differences(

@@ -23,7 +23,7 @@ from stages.config.schema import Config, Gate
 from stages.config.stage_table import Target
 from stages.evaluation import claims, measures
 from stages.evaluation.claims import Claim
-from stages.evaluation.gated_groups import GroupLine, group_lines, worse_groups
+from stages.evaluation.gated_groups import GroupLine, deciding_groups, group_lines, groups_by_name
 from stages.evaluation.measures import LENGTH, POLICY, Measure
 from stages.evaluation.noninferiority import (
     Line,
@@ -191,7 +191,9 @@ def compare_groups(old: Side, new: Side, note: str) -> list[GroupLine]:
     evaluation knows the groups. `note`: why nothing can be said, or ''."""
     if old.role not in (POLICY, new.before):
         return []
-    return group_lines(old.learnt, new.learnt, note)
+    # an earlier policy without groups is not the model before training, whose share is one half
+    earlier = groups_by_name(old.learnt) if old.role == POLICY else None
+    return group_lines(earlier, new.learnt, note)
 
 
 def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
@@ -199,7 +201,7 @@ def compare_sides(old: Side, new: Side, gate: Gate) -> GateResult:
     note = new.note or old.note
     lines = compare(old.measures_by_seed, new.measures_by_seed, gate.margin, gate.confidence, note)
     groups = compare_groups(old, new, note)
-    lines += worse_groups(groups, gate.margin)
+    lines += deciding_groups(groups, gate.margin)
     reasons = reasons_not_to_compare(old, new)
     code = outcome(lines)
     claim = claim_of_all(lines, note)
@@ -332,8 +334,9 @@ def groups_table(groups: list[GroupLine]) -> Table:
     numbers = ("pairs", "before", "after", "margin, nats a token")
     table = new_table("better answers favoured where", numbers=numbers)
     for line in groups:
-        name = f"{line.group}: reversed" if line.is_worse else line.group
-        shares = (line.before.share(), line.after.share())
+        name = f"{line.group}: reversed" if line.is_worse or line.is_unknown else line.group
+        before = line.before.share() if line.before else "not measured"
+        shares = (before, line.after.share())
         margin = signed(line.margin.mean, "{:+.3g}")
         table.add_row(visible(name), f"{line.pairs:,}", *shares, margin)
     return table

@@ -203,6 +203,33 @@ def test_a_group_that_is_reversed_and_was_not_is_worse_and_all_are_shown(
         assert ("group language = de" in printed) is (code is GateCode.worse)
 
 
+@pytest.mark.parametrize("earlier", [None, {"by": None}, by_language(36, column="source")])
+def test_a_reversed_group_that_the_earlier_policy_lacks_is_not_passed_over(
+    earlier: dict[str, object] | None, built: Path, tmp_path: Path
+) -> None:
+    learnt_before = by_language(36) | earlier if earlier else None
+    old = published(built, tmp_path / "old", measured(100), learnt=learnt_before)
+    for name, right, code in (
+        ("fine", 34, GateCode.passes),
+        ("reversed", 2, GateCode.other_prompts),
+    ):
+        published(built, tmp_path / name, measured(1), learnt=by_language(right))
+        result = gate.run(settings(*TINY, f"gate.against={old}"), Store(tmp_path / name), {}, [])
+        assert result.code == code, name
+        assert {line.group: line.before for line in result.groups} == {
+            "language = de": None,
+            "language = en": None,
+        }
+        result.show()
+        is_named = any("language = de" in reason for reason in result.reasons)
+        assert is_named is (code is GateCode.other_prompts)
+    published(
+        built, tmp_path / "rehearsal", measured(2), learnt=by_language(2), rehearsal=REHEARSED
+    )
+    result = gate.run(settings(*TINY, f"gate.against={old}"), Store(tmp_path / "rehearsal"), {}, [])
+    assert result.code == GateCode.cannot_tell
+
+
 def test_no_group_of_another_model_is_made_up(built: Path, tmp_path: Path) -> None:
     rows = [*measured(1), *(replace(row, role="control") for row in measured(1))]
     models = {"sft": "SFT", "control": "Control", "policy": "DPO"}
