@@ -358,9 +358,7 @@ def facts(
     if seeds:
         shown.append("one seed" if seeds == 1 else f"{seeds} seeds")
     if results.behaviour.mean_tokens:
-        shown.append(
-            f"{results.policy} ends {results.behaviour.stop_rate['policy']:.1%} of answers"
-        )
+        shown.append(f"{results.behaviour.stop_rate['policy']:.1%} ended")
     if why:
         odd, count = len(why.out_of_range), len(why.out_of_range + why.in_range)
         shown.append(f"{odd}/{count} measurements unusual")
