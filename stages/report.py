@@ -253,6 +253,7 @@ def read_template_values(
         "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
+        "note": note,
         "over_seeds": over_seeds,
         "sentence": faults + sentence + (f" {over_seeds.headline}" if over_seeds else ""),
         "rates": first_screen.rates(results, taught),
@@ -317,7 +318,7 @@ def sentence_by_section(
     settings = page["settings"]
     label = metrics_of(nodes, "label")
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
-    note = claims.note_of_run(results)
+    note = page["note"]
     sentences = {
         "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
@@ -335,7 +336,7 @@ def sentence_by_section(
         "answers": page["answers"] and f"{'; '.join(page['answers'])}.",
         "why": page["why"] and page["why"].sentence,
         "labels": label and f"{label['summary']}. {made_of_labels['summary']}.",
-        "curves": training_sentences(results, page["by_round"], nodes),
+        "curves": training_sentences(results, page["by_round"], nodes, note),
         "settings": f"{settings['model']}; {settings['computed on']}.",
         "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes.",
         "words": "Each model, and the terms of this page.",
@@ -353,12 +354,12 @@ def metrics_of(nodes: Mapping[str, Manifest], name: str) -> dict[str, Any]:
 
 
 def training_sentences(
-    results: Results, by_round: rounds.Rounds | None, nodes: dict[str, Manifest]
+    results: Results, by_round: rounds.Rounds | None, nodes: dict[str, Manifest], note: str
 ) -> str:
-    """Return what each round and each training achieved."""
+    """Return what each round and each training achieved. `note`: why nothing can be said of the run, or ''."""
     sentences = list[str]()
     if by_round:
-        sentences.append(rounds.sentence(by_round, claims.note_of_run(results)))
+        sentences.append(rounds.sentence(by_round, note))
     for role, name in settings_table.model_nodes(nodes, results.models).items():
         if learns(nodes[name]):
             sentences.append(f"{results.models[role]}: {nodes[name]['metrics']['summary']}.")

@@ -137,7 +137,8 @@ def split_rows(
         return replace(row, split=side, repeats=row.id in repeating)
 
     save(file, map(with_side, Records(file, kind)), kind)
-    joined = [int(size[0]) for size in groups.sizes().values() if size[0] > 1]
+    conversations = Counter(map(groups.name_of, groups.rows))
+    joined = [count for count in conversations.values() if count > 1]
     return SplitReport(
         fraction=fraction,
         conversations=len(groups.rows),

@@ -68,7 +68,17 @@ class StoredTensors:
 
     def matrix(self, name: str) -> torch.Tensor:
         """Return a whole tensor in fp32, as a matrix, with zeros for NaN and infinite values."""
-        return torch.cat([block.float().nan_to_num(0.0, 0.0, 0.0) for block in self.blocks(name)])
+        return torch.cat([as_numbers(block) for block in self.blocks(name)])
+
+    def first_rows(self, name: str, count: int) -> torch.Tensor:
+        """Return the first rows of a matrix as `matrix` has them; no others are read."""
+        with safe_open(self.files[name], framework="pt") as tensors:
+            return as_numbers(tensors.get_slice(name)[:count])
+
+
+def as_numbers(block: torch.Tensor) -> torch.Tensor:
+    """Return a block in fp32, with zeros for NaN and infinite values."""
+    return block.float().nan_to_num(0.0, 0.0, 0.0)
 
 
 def spread(names: Sequence[str], most: int) -> list[str]:

@@ -8,9 +8,10 @@ from base64 import b64encode
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from stages.config.errors import visible
@@ -80,3 +81,8 @@ def environment() -> Environment:
     env.filters["breakable"] = lambda text: Markup(BREAKS.sub(r"\1<wbr>", str(escape(text))))
     env.globals["looks"] = LOOKS
     return env
+
+
+def page_template(file: Path) -> Template:
+    """Return the template of a page that stands beside the code of an extra."""
+    return environment().from_string(file.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ def place_in_start(old: StoredTensors, new: StoredTensors, name: str) -> str:
     sample = matrix[:SAMPLED_ROWS]
     alike = [each for each in old.shapes if old.shapes[each] == new.shapes[name] and each != name]
     for other in spread(sorted(alike), SEARCHED):
-        if cosine(sample, first_rows(old, other)) >= SAME_DIRECTION:
+        if cosine(sample, old.first_rows(other, SAMPLED_ROWS)) >= SAME_DIRECTION:
             return f"the start's {other}"
     return ""
 
@@ -67,10 +67,6 @@ def other_orders(matrix: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield "its rows in the order of other rotary positions", halves.reshape(matrix.shape)
         pairs = heads.view(-1, size // 2, 2, columns).transpose(1, 2)
         yield "its rows in the order of other rotary positions", pairs.reshape(matrix.shape)
-
-
-def first_rows(tensors: StoredTensors, name: str) -> Tensor:
-    return next(tensors.blocks(name))[:SAMPLED_ROWS].float().nan_to_num(0.0, 0.0, 0.0)
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

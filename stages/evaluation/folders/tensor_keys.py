@@ -206,12 +206,11 @@ def head_differences(
 
 def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
     """Return where a model's output head comes from; '' if its names or its config are not known."""
-    embedding = next((name for name in tensors.files if is_embedding(name)), None)
-    head = next((name for name in tensors.files if is_head(name)), None)
-    if embedding is None or folder.config is None:
+    embedding, head = embedding_and_head(tensors)
+    if not embedding or folder.config is None:
         return ""
     is_tied = folder.config.get_text_config().tie_word_embeddings
-    if head is None:
+    if not head:
         return TIED if is_tied else NOWHERE
     if not is_tied:
         return IN_FILE
@@ -223,11 +222,17 @@ def head_text(folder: ModelFolder, tensors: StoredTensors) -> str:
     return f"{TIED}; the file has another, {percent(distance, length)} from it"
 
 
+def embedding_and_head(tensors: StoredTensors) -> tuple[str, str]:
+    """Return the names of the embedding and of the output head, '' for one that the files do not have."""
+    embedding = next((name for name in tensors.files if is_embedding(name)), "")
+    head = next((name for name in tensors.files if is_head(name)), "")
+    return embedding, head
+
+
 def head_distance(tensors: StoredTensors) -> tuple[float, float]:
     """Return the squared length of the difference of embedding and head, and that of the embedding. Both are there and
     have one shape, or nothing is known: 0 of 0."""
-    embedding = next((name for name in tensors.files if is_embedding(name)), "")
-    head = next((name for name in tensors.files if is_head(name)), "")
+    embedding, head = embedding_and_head(tensors)
     distance, length = 0.0, 0.0
     if tensors.shapes.get(embedding) != tensors.shapes.get(head):
         return distance, length

@@ -317,7 +317,7 @@ def write_page(
     result: AuditResult, sources: list[AuditedSource], trained: list["TokenRow"]
 ) -> None:
     """Write the page of the counts, with examples."""
-    from stages.pages.environment import environment
+    from stages.pages.environment import page_template
 
     examples = {each.code: list[Case]() for each in result.codes}
     notes = list[str]()
@@ -325,7 +325,7 @@ def write_page(
         notes += source.report.notes
         for code, cases in source.examples.items():
             examples[code] += cases
-    page = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = page_template(TEMPLATE)
     html = page.render(
         result=result, notes=notes, meanings=MEANINGS, examples=examples, trained=trained
     )

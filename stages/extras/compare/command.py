@@ -129,12 +129,12 @@ def settings_table(group: ComparedGroup) -> Table:
 
 
 def render_page(groups: list[ComparedGroup]) -> str:
-    from stages.pages.environment import environment
+    from stages.pages.environment import page_template
     from stages.pages.plots import Point, frontier
 
     plots = []
     for group in groups:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
         plots.append((group, frontier(points), benchmark_names(group), names_of_groups(group)))
-    page = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = page_template(TEMPLATE)
     return page.render(groups=plots, group_cell=group_cell)
