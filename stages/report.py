@@ -41,7 +41,7 @@ from stages.pages.example_answers import (
     side_by_side,
     strips,
 )
-from stages.pages.headline import JUDGE, Headline, next_steps, run_command
+from stages.pages.headline import JUDGE, Headline, next_steps, run_command, uses_of_model
 from stages.pages.seeds import SeedRun
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, command_of, manifest_of
@@ -125,13 +125,14 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def next_command(page: dict[str, Any]) -> str | None:
-    """Return the first command among the next steps that can be typed as it is, else the chat with the model. None if
-    nothing was trained here."""
+    """Return the first command among the next steps that can be typed as it is, else the first use of the model. None
+    if nothing was trained here, or there is no such command."""
     for _, command in page["steps"]:
         if command and JUDGE not in command:
             return str(command)
     is_trained = page["runs"][0].seed is not None
-    return f"{run_command(page['origin'])} stage=chat" if is_trained else None
+    uses = uses_of_model(run_command(page["origin"]))
+    return uses[0][1] if is_trained and uses else None
 
 
 def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]:

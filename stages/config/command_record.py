@@ -31,3 +31,5 @@ class Command:
     # true: it runs in no sweep, and ends with 2 for an error
     exit_code_is_verdict: bool = False
     example: str = ""  # in `--help`: what its name alone does
+    # what a report suggests it for, to those whose model is worth using; "": no report suggests it
+    next_step: str = ""

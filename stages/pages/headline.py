@@ -3,6 +3,7 @@ Every number comes with the prompts or pairs that it is about."""
 
 from collections.abc import Sequence
 
+from stages.config.commands import COMMANDS
 from stages.evaluation import claims
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
@@ -206,6 +207,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def uses_of_model(run: str) -> list[Step]:
+    """Return what may be done with a trained model, with the commands. `run`: the run's command."""
+    return [
+        (command.next_step, f"{run} stage={name}")
+        for name, command in COMMANDS.items()
+        if command.next_step
+    ]
+
+
 def run_command(evaluation: Manifest) -> str:
     """Return the command of the whole run, from the manifest of its evaluation."""
     return command_of(evaluation).replace(" stage=eval", "", 1)
@@ -238,10 +248,7 @@ def next_steps(
     for i, finding in enumerate(why.out_of_range if why and doubt else []):
         if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):
             steps.append((f"Perhaps {cause.clause}. Try {cause.advice}.", ""))
-    use = [
-        ("Chat with the model:", f"{run} stage=chat"),
-        ("Export the model as one file:", f"{run} stage=export"),
-    ]
+    use = uses_of_model(run)
     steps += [] if doubt else use[:1]
     if len(seeds) == 1:
         steps.append(

@@ -6,7 +6,7 @@ import pytest
 
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.results import Group, Opposed, Results, Waiting
-from stages.pages.headline import Headline, next_steps
+from stages.pages.headline import Headline, next_steps, uses_of_model
 from tests.evaluation.made_results import Bounds, learnt, results
 from tests.evaluation.made_results import group as made_group
 
@@ -91,11 +91,10 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     preferences = results({}, learnt=few, gives_verdict=["learnt"])
     asked = {"sft": Waiting(Opposed("SFT", "human", 31, 0), 31, 0.2)}
     waiting = results({}, judged=asked, gives_verdict=["checks", "judged"])
-    chat = f"{RUN} stage=chat"
-    export = f"{RUN} stage=export"
+    uses = [command for _, command in uses_of_model(RUN)]
     seeds = f"{RUN} 'seeds=[2,3]'"
-    assert commands(checks, True) == [chat, seeds]
-    assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == [chat, export]
+    assert commands(checks, True) == [*uses[:1], seeds]
+    assert commands(checks, True, (1, 2, 3)) == commands(checks, None, ()) == uses[:2]
     assert commands(preferences, False)[0].startswith(f"{RUN} eval/judged=judge ")
     assert commands(waiting, False)[0] == f"{RUN} stage=versus"
 

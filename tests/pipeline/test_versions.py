@@ -24,7 +24,6 @@ COMMAND = "python -m tests.pipeline.test_versions"
 OF_NO_STAGE = {
     "cli/": "composes settings, which the fingerprints hold",
     "commands/": "reads finished nodes, and builds none",
-    "config/command": "lists what builds no node",
     "config/renamed.py": "refuses words of earlier versions",
     "config/trainers.py": "refuses settings",
     "extras/": "reads finished nodes, and builds none",

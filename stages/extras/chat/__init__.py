@@ -41,4 +41,5 @@ COMMAND = Command(
     prints_json=False,
     block=Chat,
     example="talk to the policy of the last run",
+    next_step="Chat with the model:",
 )

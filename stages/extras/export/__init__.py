@@ -50,5 +50,9 @@ class Export(Block):
 
 
 COMMAND = Command(
-    "a GGUF file, a dataset, or a push to the hub", Object.model, prints_json=False, block=Export
+    "a GGUF file, a dataset, or a push to the hub",
+    Object.model,
+    prints_json=False,
+    block=Export,
+    next_step="Export the model as one file:",
 )

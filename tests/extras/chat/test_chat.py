@@ -14,6 +14,7 @@ from stages.config.errors import UserError
 from stages.extras.chat.command import AnswerPrinter, Speaker
 from stages.models.contract import Continuation, Contract, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
+from stages.pages.headline import uses_of_model
 from stages.pipeline import provenance
 from stages.preflight import constraints
 from stages.samplers.hf import HFSampler
@@ -158,3 +159,7 @@ def test_a_role_without_a_model_is_refused(chain: Chain) -> None:
 def test_an_answer_may_be_long() -> None:
     """The model that is then asked says whether it reads so much."""
     constraints.validate_config(settings(*TINY, "chat.max_new_tokens=3000"))
+
+
+def test_a_report_suggests_it() -> None:
+    assert "python run.py stage=chat" in [typed for _, typed in uses_of_model("python run.py")]

@@ -33,6 +33,7 @@ from stages.extras.export import gguf_file
 from stages.models import hub, rendering
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
+from stages.pages.headline import uses_of_model
 from stages.preflight import constraints
 from stages.store.source_files import locate
 from tests.helpers import TINY, Chain, inside, refused, settings
@@ -320,3 +321,7 @@ def test_settings_that_do_not_fit_are_refused(typed: str, way_out: str) -> None:
 
 def test_a_name_of_the_hub_is_let_through() -> None:
     constraints.validate_config(settings(*TINY, "export.repo=some-one/my_model.v2"))
+
+
+def test_a_report_suggests_it() -> None:
+    assert "python run.py stage=export" in [typed for _, typed in uses_of_model("python run.py")]
