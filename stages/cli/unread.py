@@ -1,4 +1,4 @@
-"""Refuse typed keys that nothing reads, such as `kto.beta` without `align=kto`, or `dpo.lora` without an adapter.
+"""Refuse typed keys that nothing reads, such as those of an objective that is not trained, or `dpo.lora` without an adapter.
 
 Keys of a group or a recipe are not refused, as another choice may read them."""
 

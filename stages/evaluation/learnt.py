@@ -1,7 +1,7 @@
 """Held-out labels: the share in which the policy favours the better answer more than the model before training did.
 
-It is a share of pairs or, for KTO, of comparisons of a desirable completion with an undesirable one. It measures what
-was learnt of these preferences. Better answers are shown by checks or judges only."""
+It is a share of pairs or, where completions have single labels, of comparisons of a desirable one with an undesirable
+one. It measures what was learnt of these preferences. Better answers are shown by checks or judges only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -247,7 +247,7 @@ def completion_tokens(pairs: Sequence[tuple[Pair, PairLogProbs]]) -> Array:
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:
-    """Read the pairs held out from training, or for KTO the completions, each beside its mismatched one. Those that
+    """Read the pairs held out from training, or the completions with single labels, each beside its mismatched one. Those that
     SFT's template cannot render or that exceed SFT's context are left out, with a warning."""
     sft_contract = load_contract(inputs["sft"] / "model")
     longest = read_context_length(inputs["sft"] / "model")

@@ -30,7 +30,7 @@ from stages.store.records import Candidate, Example, content_id, stream
 from stages.store.text_units import lower_words, words
 from stages.store.workspace import Progress, StageDir
 
-FIRST = 64  # words at the beginning of an answer whose variety is measured
+WORDS_READ = 64  # words at the beginning of an answer whose variety is measured
 LONGEST = 512  # most tokens read of a text; a model with a shorter context reads fewer
 TEXT_MEASURE = "log-prob of running text, nats per token"
 DIFFERENT_PAIRS = "different pairs of words"
@@ -183,7 +183,7 @@ def has_no_loop(_: Example, answer: Candidate) -> float:
 
 def variety(prompt: Example, answer: Candidate) -> float:
     """The share of distinct pairs of neighbours among an answer's first words (distinct-2: arXiv:1510.03055)."""
-    pairs = list(pairwise(lower_words(answer.answer)[:FIRST]))
+    pairs = list(pairwise(lower_words(answer.answer)[:WORDS_READ]))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

@@ -21,7 +21,7 @@ OPTIONAL = ["num_key_value_heads", "head_dim", "max_position_embeddings", "moe_i
 OPTIONAL += ["num_experts", "num_local_experts", "num_experts_per_tok"]
 # some models list one per layer
 BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
-MOST = 1 << 40  # above every size of a model
+LARGEST = 1 << 40  # above every size of a model
 # model types with these prefixes normalise query and key
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")
 POST_NORMS = ("gemma2", "gemma3")
@@ -170,8 +170,8 @@ def validate_config(config: Any) -> dict[str, Any]:
             value, least = part[key], int(key in REQUIRED)
             sizes = value if isinstance(value, list) and value and key in BY_LAYER else [value]
             is_unset = value is None and key in OPTIONAL
-            if not is_unset and not all(type(n) is int and least <= n <= MOST for n in sizes):
+            if not is_unset and not all(type(n) is int and least <= n <= LARGEST for n in sizes):
                 raise ValueError(
-                    f"{key}={value!r:.60}: it must be an integer from {least} to {MOST:,}"
+                    f"{key}={value!r:.60}: it must be an integer from {least} to {LARGEST:,}"
                 )
     return config

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-MOST = 1 << 20  # above every rank, layer and number of tokens of an adapter
+LARGEST = 1 << 20  # above every rank, layer and number of tokens of an adapter
 PLAIN_NAME = re.compile(r"[\w.-]+")
 INITS = ("gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "mica", "lora_ga")
 ANY_INIT = re.compile(f"{'|'.join(INITS)}|pissa_niter_[0-9]{{1,2}}")
@@ -24,7 +24,7 @@ VARIANTS = (
 
 
 def is_whole(value: Any, least: int = 0) -> bool:
-    return type(value) is int and least <= value <= MOST
+    return type(value) is int and least <= value <= LARGEST
 
 
 def is_rank(value: Any) -> bool:
@@ -122,7 +122,7 @@ FLAG = (is_flag, "true or false")
 
 REQUIRED: dict[str, Check] = {
     "peft_type": (is_lora, "LORA: no other adapter is read"),
-    "r": (is_rank, f"a whole number from 1 to {MOST:,}"),
+    "r": (is_rank, f"a whole number from 1 to {LARGEST:,}"),
     "lora_alpha": (is_positive, "a number above 0"),
 }
 # peft has a default for these, but does not take null

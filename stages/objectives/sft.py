@@ -39,9 +39,11 @@ from stages.training.micro_batches import OTHERS, Batch, MicroBatches
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
-FIRST = 200  # demonstrations that say whether the model is to think, and which turns are trained
+EXAMPLES_READ = (
+    200  # demonstrations that say whether the model is to think, and which turns are trained
+)
 HIGHEST_MEAN = 700.0  # nats per token; exp of more is no float
-MOST = 3  # times the tokens of the last answers' rows that rows for each answer may have
+MOST_REREAD = 3  # times the tokens of the last answers' rows that rows for each answer may have
 
 
 class Demonstration(NamedTuple):
@@ -111,14 +113,14 @@ def think(examples: Iterable[Example]) -> bool:
 
 
 def first_demonstrations(examples: Iterable[Example]) -> list[Example]:
-    """Return the first FIRST examples that SFT trains on, running texts apart."""
+    """Return the first EXAMPLES_READ examples that SFT trains on, running texts apart."""
     demonstrations = (e for e in examples if e.reference and e.messages and e.split == Split.sft)
-    return [*islice(demonstrations, FIRST)]
+    return [*islice(demonstrations, EXAMPLES_READ)]
 
 
 def choose_turns(examples: Iterable[Example], contract: Contract, out: StageDir) -> Turns:
     """Return which answers of a conversation are trained if nobody says it: each, or the last if the template changes
-    earlier turns so often that the rows of each answer have more than MOST times the tokens."""
+    earlier turns so often that the rows of each answer have more than MOST_REREAD times the tokens."""
     demonstrations = first_demonstrations(examples)
     conversations = [e.conversation for e in demonstrations if answers_in(e.messages)]
     each = last = 0
@@ -126,7 +128,7 @@ def choose_turns(examples: Iterable[Example], contract: Contract, out: StageDir)
         if not isinstance(stretches, ContractError):
             each += sum(len(stretch.ids) for stretch in stretches)
             last += len(stretches[-1].ids)
-    if each <= MOST * last:
+    if each <= MOST_REREAD * last:
         return Turns.each
     out.warn(
         f"the chat template changes earlier turns: to train each answer after the prompt as it is generated takes "

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # these do not count, as nobody knows their time.
 SecondsLeft = Callable[[Node, Progress, list[Node]], tuple[float, list[Node]]]
 REPORT = "report.html"
-FIRST = 24.0  # seconds before the version that first forecasts: the demo has then trained for some steps
+FIRST_FORECAST = 24.0  # seconds before the version that first forecasts: the demo has then trained for some steps
 EVERY = 30.0  # seconds between two versions
 RELOADED = 10  # seconds after which a browser loads the page again
 SILENT = 3 * EVERY  # seconds without a new version, after which a run was probably stopped
@@ -92,7 +92,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         self.show(running=False)
 
     def keep_writing(self) -> None:
-        wait = FIRST
+        wait = FIRST_FORECAST
         while not self.stopped.wait(wait):
             self.attempt(self.look_ahead)
             self.show(listed=False)

@@ -18,7 +18,7 @@ from stages.store.store import Store
 from stages.store.user_columns import MODELS, UserColumns, read_first_row
 from stages.store.workspace import COLUMNS
 
-FIRST = 100  # rows of a file
+ROWS_READ = 100  # rows of a file
 
 
 def read_first_columns(nodes: Sequence[Node], store: Store) -> UserColumns | None:
@@ -69,7 +69,7 @@ def first_values(block: OneSource | PreferenceFile | CandidateFile) -> dict[str,
     report = ReadReport()
     with suppress(UserError):  # the check of this file reports it
         for _ in islice(
-            convert(block.source, key, return_row, purpose, report, user_reader), FIRST
+            convert(block.source, key, return_row, purpose, report, user_reader), ROWS_READ
         ):
             pass
     return report.kept.first_values()

@@ -13,8 +13,8 @@ BLOCK = 256  # tokens of the vocabulary in a block; blocks share one draw of noi
 CHUNK = 32  # rows whose logits fit a CPU's cache together; another device reads all rows at once
 # SplitMix64's 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as int64
 GOLDEN_GAMMA = -0x61C8864680B583EB
-FIRST = -0x40A7B892E31B1A47
-SECOND = -0x6B2FB644ECCEEE15
+FIRST_FACTOR = -0x40A7B892E31B1A47
+SECOND_FACTOR = -0x6B2FB644ECCEEE15
 # random bits of a uniform number: fp64 holds the middles of 2^52 equal parts of (0, 1) exactly
 BITS = 52
 
@@ -72,7 +72,7 @@ def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
     (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Sums and products wrap around at 64 bits."""
     places = torch.arange(1, count + 1, device=seeds.device)
     bits = (seeds + first * GOLDEN_GAMMA)[:, None] + places * GOLDEN_GAMMA
-    for shift, factor in ((30, FIRST), (27, SECOND)):
+    for shift, factor in ((30, FIRST_FACTOR), (27, SECOND_FACTOR)):
         bits = bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
     return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
 

@@ -40,7 +40,7 @@ SIDES: dict[str, Side | None] = {
 TRAINED = ("open_preference", "open_sft")
 LENGTHS = ("words_at_least", "words_at_most")  # the kinds in `open_lengths`
 HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints
-FIRST = 0.15  # share of prompts with the constraints before the request
+CONSTRAINTS_FIRST = 0.15  # share of prompts with the constraints before the request
 NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another language
 
 
@@ -175,7 +175,7 @@ def join_request(text: str, sentences: list[str], rng: random.Random) -> str:
         "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]
     )
     constraints = rng.choice([" ".join(sentences), listing])
-    if rng.random() < FIRST:
+    if rng.random() < CONSTRAINTS_FIRST:
         return f"{constraints}\n\n{text}"
     separators = ["\n", "\n\n"] if "\n" in constraints + text else [" ", "\n", "\n\n"]
     return f"{text}{rng.choice(separators)}{constraints}"

@@ -63,7 +63,7 @@ class Pairs:
 
 @dataclass
 class Unpaired:
-    """Completions with a label, as KTO reads them. A score from `threshold` on is desirable; preferences need none."""
+    """Completions with a label each. A score from `threshold` on is desirable; preferences need none."""
 
     threshold: float = share()
     unfinished: Unfinished = MISSING

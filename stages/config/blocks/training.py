@@ -235,7 +235,7 @@ class SFT(Training, FirstModel):
 
 @dataclass
 class Reference:
-    """The log-probabilities of DPO's pairs, or of KTO's completions, under the reference model."""
+    """The log-probabilities of pairs, or of completions with a label each, under the reference model."""
 
     precision: choices.Precision = MISSING
     # set by the pipeline: of the policy in DPO

@@ -38,7 +38,7 @@ PATTERNS = {
     name: text.replace("\n", "").replace("COUNT", COUNT)
     for name, text in read_beside(__file__).items()
 }
-ITEMS, UNSURE, MOST, ANY_COUNT = (re.compile(text, re.IGNORECASE) for text in PATTERNS.values())
+ITEMS, UNSURE, AT_MOST, ANY_COUNT = (re.compile(text, re.IGNORECASE) for text in PATTERNS.values())
 SLACK = 1.2  # tolerated ratio to the limit of words, because tools count words differently
 COUNTED = {"word": words, "sentence": sentences}
 
@@ -114,7 +114,7 @@ def wrong_count(request: str, answer: str) -> str | None:
 
 def excess_length(request: str, answer: str) -> str | None:
     """Return the number of words or sentences, if it exceeds the limit in the request."""
-    for count, unit, count_or_fewer, unit_or_fewer in MOST.findall(request):
+    for count, unit, count_or_fewer, unit_or_fewer in AT_MOST.findall(request):
         limit = parse_count(count or count_or_fewer)
         kind = (unit or unit_or_fewer).lower().rstrip("s")
         if (length := len(COUNTED[kind](answer))) > (limit * SLACK if kind == "word" else limit):
