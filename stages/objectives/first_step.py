@@ -116,40 +116,51 @@ class FirstStepCheck(TrainerCallback):
             raise UserError(
                 f"{names} are not the same weights. Build the reference again: rebuild=reference."
             )
-        figures = self.compare_first_pairs(names) if same_weights else {}
+        figures = dict[str, float]()
+        if same_weights:
+            was_training = self.trainer.model.training
+            self.trainer.model.eval()
+            gap, nats = self.compare_log_probs()
+            loss = mean_loss(self.trainer, len(self.scored))
+            self.trainer.model.train(was_training)
+            self.require_small_gap(names, gap, nats)
+            self.require_known_start(names, loss)
+            figures = {"step_0_gap": gap, "step_0_loss": loss}
         if self.trainer.out.is_main:
             write_note(self.file, figures)
 
-    def compare_first_pairs(self, names: str) -> dict[str, float]:
-        """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
-        trainer = self.trainer
-        cfg = trainer.cfg
-        scored = self.scored
-        was_training = trainer.model.training
-        trainer.model.eval()
+    def compare_log_probs(self) -> tuple[float, float]:
+        """Score the first 64 pairs with the policy. Return the mean gap between its log-probs and the stored ones, and the
+        mean of the stored ones without their sign."""
         stored = list[float]()
         now = list[float]()
-        for pair, (chosen, rejected) in zip(scored, score_in_batches(trainer, scored), strict=True):
+        scores = score_in_batches(self.trainer, self.scored)
+        for pair, (chosen, rejected) in zip(self.scored, scores, strict=True):
             stored += [*pair.chosen_logps, *pair.rejected_logps]
             now += [*chosen, *rejected]
         gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
-        loss = mean_loss(trainer, len(scored))
-        trainer.model.train(was_training)
-        allowed = allowed_gap(cfg.precision, fmean(map(abs, stored)))
+        return gap, fmean(map(abs, stored))
+
+    def require_small_gap(self, names: str, gap: float, nats: float) -> None:
+        """Raise UserError if rounding does not explain a gap between log-probs with a mean of so many nats."""
+        precision = self.trainer.cfg.precision
+        allowed = allowed_gap(precision, nats)
         if not gap <= allowed:
             raise UserError(
-                f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
-                f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
+                f"{names} differ by {gap:.2g} nats per token on {len(self.scored)} pairs ({allowed:.2g} is allowed in "
+                f"{precision}): other weights, template or precision. Build it again: rebuild=reference."
             )
-        start = self.start(len(scored))
+
+    def require_known_start(self, names: str, loss: float) -> None:
+        """Raise UserError if the loss is not that of log-ratio 0."""
+        start = self.start(len(self.scored))
         if start is None:
-            return {"step_0_gap": gap, "step_0_loss": loss}
-        tolerance = LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start))
+            return
+        tolerance = LOSS_TOLERANCE[self.trainer.cfg.precision] * max(1.0, abs(start))
         if not abs(loss - start) <= tolerance:
             raise UserError(
                 f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}."
             )
-        return {"step_0_gap": gap, "step_0_loss": loss}
 
 
 def parse_first_figures(value: Any) -> dict[str, float]:
