@@ -9,15 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
@@ -31,6 +23,8 @@ from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.saving import checkpoint_folder, list_checkpoints
 
 CHECKED = 64  # rows
+# Handed to TRL as the reference. Without one TRL loads or hashes all weights a second time, or copies the adapter.
+STORED = object()
 # the log-probs of each token of a chosen and of a rejected completion
 Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
@@ -44,11 +38,17 @@ class StoredReference(MicroBatches):
     arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, ref_model=smallest_model(), **kwargs)
-        # the rows have the reference's log-probs, so the model that TRL wants for them goes
-        self.ref_model = None
+        super().__init__(*args, ref_model=STORED, **kwargs)
         self.precompute_ref_logps = True
-        self.accelerator.free_memory()
+
+    @property
+    def ref_model(self) -> None:
+        """No model, whatever TRL assigns: the rows have the reference's log-probs."""
+        return None
+
+    @ref_model.setter
+    def ref_model(self, _: object) -> None:
+        """Keep nothing, so that TRL shards and moves no reference either."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
@@ -61,13 +61,6 @@ class StoredReference(MicroBatches):
             name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
         }
         return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
-
-
-def smallest_model() -> PreTrainedModel:
-    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
-    all weights a second time, or copies the adapter."""
-    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
-    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 class FirstStepCheck(TrainerCallback):
