@@ -1,11 +1,11 @@
-"""What DPO and KTO share: a trainer whose rows have the reference's log-probs, and the check before its first step that
-the policy is the model whose log-probs the store has."""
+"""What DPO and KTO share: rows with the reference's log-probs, a trainer of them, and the check before its first step
+that the policy is the model whose log-probs the store has."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from datasets import Dataset
@@ -14,9 +14,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import IGNORED, allowed_gap, batches_by_length, pair_log_probs
+from stages.models.contract import Contract
+from stages.models.scoring import (
+    IGNORED,
+    allowed_gap,
+    batches_by_length,
+    pair_log_probs,
+    tokens_digest,
+)
+from stages.store.dropped import Dropped, read_dropped_ids
 from stages.store.manifest import manifest_of
-from stages.store.records import PairLogProbs, stream
+from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH
 from stages.training.micro_batches import Batch, MicroBatches
@@ -25,6 +33,8 @@ from stages.training.saving import checkpoint_folder, list_checkpoints
 CHECKED = 64  # rows
 # Handed to TRL as the reference. Without one TRL loads or hashes all weights a second time, or copies the adapter.
 STORED = object()
+BUILD_AGAIN = "Build it again: rebuild=reference."
+AnyPair = TypeVar("AnyPair", bound=Pair)
 # the log-probs of each token of a chosen and of a rejected completion
 Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
@@ -141,7 +151,7 @@ class FirstStepCheck(TrainerCallback):
         if not gap <= allowed:
             raise UserError(
                 f"{names} differ by {gap:.2g} nats per token on {len(self.scored)} pairs ({allowed:.2g} is allowed in "
-                f"{precision}): other weights, template or precision. Build it again: rebuild=reference."
+                f"{precision}): other weights, template or precision. {BUILD_AGAIN}"
             )
 
     def require_known_start(self, names: str, loss: float) -> None:
@@ -188,6 +198,40 @@ def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> li
         scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
         scores |= zip(places, scored, strict=True)
     return [scores[i] for i in range(len(pairs))]
+
+
+def scored_pairs(
+    pairs: Iterable[AnyPair],
+    file: Path,
+    inputs: dict[str, Path],
+    contract: Contract,
+    left_out: Dropped,
+) -> Iterator[tuple[AnyPair, PairLogProbs]]:
+    """Yield the pairs of a file with the reference's log-probs, which come in the same order. Pairs that the reference
+    dropped are added to `left_out`. Raise UserError, naming the file and the first pair, if it is not the pair that the
+    reference scored, or the table has other tokens of it."""
+    table = inputs["reference"] / "logprobs.parquet"
+    dropped_ids = read_dropped_ids(inputs["reference"])
+    scored_rows = stream(table, PairLogProbs)
+    for pair in pairs:
+        if pair.id in dropped_ids:
+            left_out.add(pair.id, "not scored by the reference")
+            continue
+        scored = next(scored_rows, None)
+        if scored and scored.digest is None:
+            raise UserError(
+                f"{table}: an earlier version wrote it, without digests of the pairs. {BUILD_AGAIN}"
+            )
+        if scored is None or scored.digest != tokens_digest(pair, scored, contract):
+            raise UserError(
+                f"{file}: pair {pair.id}: the reference scored other text or token ids ({table}). {BUILD_AGAIN}"
+            )
+        yield pair, scored
+    missing = next(scored_rows, None)
+    if missing:
+        raise UserError(
+            f"{file}: pair {missing.id} is missing, which the reference scored ({table}). {BUILD_AGAIN}"
+        )
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:

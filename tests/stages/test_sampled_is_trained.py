@@ -183,7 +183,8 @@ def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(
 ) -> None:
     """The same pairs as text: the reference has scored ends of turn that the pairs do not have."""
     text, _, _ = rescored(inputs, tmp_path / "text", as_text)
-    with pytest.raises(UserError, match=r"scored other .*rebuild=reference"):
+    first = pairs_of(inputs)[0].id
+    with pytest.raises(UserError, match=rf"pairs\.parquet: pair {first}.*rebuild=reference"):
         train(block(), {**text, "pairs": inputs["pairs"]}, tmp_path / "dpo")
 
 
