@@ -224,7 +224,8 @@ def scored_pairs(
             )
         if scored is None or scored.digest != tokens_digest(pair, scored, contract):
             raise UserError(
-                f"{file}: pair {pair.id}: the reference scored other text or token ids ({table}). {BUILD_AGAIN}"
+                f"{file}: pair {pair.id}: its text, token ids or template are not those that the reference scored "
+                f"({table}). {BUILD_AGAIN}"
             )
         yield pair, scored
     missing = next(scored_rows, None)
