@@ -21,12 +21,12 @@ from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
 
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-COLUMNS = (*ID_COLUMNS, "chosen_mask", "rejected_mask")
+COLUMNS = (*scoring.TOKEN_COLUMNS, "digest")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render, or for KTO of
-    every completion with its mismatched one. The metric `ordered` is the share of pairs whose chosen completion is the
+    every completion with its mismatched one, and by the digest of which pair and tokens. The metric `ordered` is the share of pairs whose chosen completion is the
     likelier one before training.
 
     Ids that the policy sampled are used; other texts are tokenised and counted."""
@@ -38,6 +38,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     retokenised = 0
     from_other_tokenizer = 0
     for pair, token_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
+        token_ids.digest = scoring.tokens_digest(pair, token_ids, contract)
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
         stored_sides = (pair.chosen_token_ids, pair.rejected_token_ids)
         sampled = scoring.sampled_ids(pair, contract)
@@ -76,8 +77,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
                 if waiting_ids.isdisjoint(pair_ids(batch)):
                     continue
                 pairs = [
-                    PairLogProbs(row, prompt, chosen, rejected, [], [], *masks)
-                    for row, prompt, chosen, rejected, *masks in zip(
+                    PairLogProbs(row, prompt, chosen, rejected, [], [], *masks_and_digest)
+                    for row, prompt, chosen, rejected, *masks_and_digest in zip(
                         pair_ids(batch), *map(columns[batch].get, COLUMNS), strict=True
                     )
                 ]

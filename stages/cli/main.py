@@ -2,8 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from stages.cli import compose, help, json_output, recipes, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.interpolations import interpolated_keys
-from stages.cli.typed_line import JobLine, TypedLine, line_of_job, read_line
+from stages.cli.typed_line import JobLine, line_of_job, read_line
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
@@ -65,29 +65,27 @@ class WiredRun:
 
 
 def main() -> None:
-    """Run the command line of this process."""
+    """Run the command line of this process. If the user interrupts it, say how to resume."""
     line = read_line(tuple(word for word in sys.argv[1:] if word != json_output.FLAG))
-    if json_output.FLAG not in sys.argv:
-        run_line(line)
-        return
-    with json_output.replying(line):
-        run_line(line)
+    reply = json_output.replying(line) if json_output.FLAG in sys.argv else nullcontext()
+    with reply, resumable(), explained():
+        process.prepare([*line.arguments])
+        implied = compose.implied_values(line)
+        for_hydra = compose.arguments_for_hydra(line, implied)
+        text = option_text(line.arguments)
+        if text is not None:
+            sys.stdout.write(f"{text}\n")
+            return
+        recipes.register(line.values | implied)
+        sys.argv[1:] = for_hydra
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
 
 
-def run_line(line: TypedLine) -> None:
-    """Run a command line. If the user interrupts it, say how to resume."""
-    process.prepare([*line.arguments])
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End the process with the way to resume if the user interrupts the block."""
     try:
-        with explained():
-            implied = compose.implied_values(line)
-            for_hydra = compose.arguments_for_hydra(line, implied)
-            text = option_text(line.arguments)
-            if text is not None:
-                sys.stdout.write(f"{text}\n")
-                return
-            recipes.register(line.values | implied)
-            sys.argv[1:] = for_hydra
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
+        yield
     except KeyboardInterrupt:
         sys.exit("interrupted: run the same command again to resume")
 

@@ -117,7 +117,7 @@ class Target(StrEnum):
     )
     reference = Stage(
         "reference",
-        10,
+        11,
         "log-probs of pairs under the reference",
         Phase.preferences,
         next="dpo",

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
 from stages.config.errors import LimitReached, UserError
 from stages.config.schema import Launch
-from stages.hardware import allocator, machine
+from stages.hardware import machine
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
 from stages.launch.ray_tasks import run_tasks
 from stages.store import stage_sources
@@ -53,55 +52,37 @@ def runtime_of(node: Node) -> Any:
     return getattr(node.config, "runtime", None)
 
 
-def execute(
-    launch: Launch,
-    node: Node,
-    stage: ModuleType | None,
-    inputs: dict[str, Path],
-    out: StageDir,
-    listen: Listener,
+def let_workers_divide(launch: Launch, node: Node, inputs: dict[str, Path], out: StageDir) -> Any:
+    """Return the config of a stage that this process runs. If its runtime asks for several processes, or `launch` for
+    Ray, the stage may divide its items among workers (`out.divide`)."""
+    config = node.config
+    runtime = runtime_of(node)
+    by_ray = launch.address is not None and isinstance(runtime, SamplingRuntime | ScoringRuntime)
+    if by_ray:
+        gpus = launch.num_gpus
+        if gpus is None:
+            gpus = int(runtime.device != "cpu" and machine.may_have_gpu())
+        launch = replace(launch, num_gpus=gpus)
+        if not gpus:  # tasks have the device of this process
+            config = replace(config, runtime=replace(runtime, device="cpu"))
+    if by_ray or world_size(node) > 1:
+        job = describe_job(launch, node, config, inputs, out) | {"divides": True}
+        out.divide = partial(divide, launch, out / SCRATCH, job)
+    return config
+
+
+def train_in_workers(
+    launch: Launch, node: Node, inputs: dict[str, Path], out: StageDir, listen: Listener
 ) -> dict[str, Any]:
-    """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
-    called with the metrics of each step. A stage in this process may divide its items among workers (`out.divide`).
+    """Train a node in workers, which import the stage themselves, and return its metrics. `listen` is called with the
+    metrics of each step.
 
     Raises:
         UserError: if a worker raised one, or was killed.
         LimitReached: if the time or the money of the command is used up.
         RuntimeError: for any other error of a worker, with its traceback."""
-    config = node.config
-    runtime, scratch = runtime_of(node), out / SCRATCH
-    if by_ray := launch.address is not None and isinstance(
-        runtime, SamplingRuntime | ScoringRuntime
-    ):
-        gpus = (
-            int(runtime.device != "cpu" and machine.may_have_gpu())
-            if launch.num_gpus is None
-            else launch.num_gpus
-        )
-        launch = replace(launch, num_gpus=gpus)
-        if not gpus:  # tasks have the device of this process
-            runtime = replace(runtime, device="cpu")
-            config = replace(config, runtime=runtime)
-    job: dict[str, Any] = {
-        "stage": f"stages.{node.stage}",
-        "name": str(node),
-        "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
-        "block": [type(config).__module__, type(config).__name__],
-        "config": asdict(config),
-        "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
-        "out": str(out.path.resolve()),
-        "calls": str(out.call_folder.resolve()),
-        "launch": asdict(launch),
-        "divides": stage is not None,
-        "allowance": out.allowance.for_job(),
-    }
-    if world_size(node) > 1:
-        job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
-    if stage is not None:
-        if by_ray or world_size(node) > 1:
-            out.divide = partial(divide, launch, scratch, job)
-        with allocator.keep_freed_memory():
-            return stage.run(config, inputs, out)  # type: ignore[no-any-return]
+    scratch = out / SCRATCH
+    job = describe_job(launch, node, node.config, inputs, out) | {"divides": False}
     earlier = read_note(scratch / JOB, require_keys()) or {}
     earlier["allowance"] = job["allowance"]  # the limits of another command, or its deadline
     is_same = earlier == json.loads(json.dumps(job))
@@ -119,6 +100,28 @@ def execute(
     return result["metrics"]  # type: ignore[no-any-return]
 
 
+def describe_job(
+    launch: Launch, node: Node, config: Any, inputs: dict[str, Path], out: StageDir
+) -> dict[str, Any]:
+    """Return the job file of a node with this config."""
+    job: dict[str, Any] = {
+        "stage": f"stages.{node.stage}",
+        "name": str(node),
+        "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
+        "block": [type(config).__module__, type(config).__name__],
+        "config": asdict(config),
+        "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
+        "out": str(out.path.resolve()),
+        "calls": str(out.call_folder.resolve()),
+        "launch": asdict(launch),
+        "allowance": out.allowance.for_job(),
+    }
+    if world_size(node) > 1:
+        runtime = runtime_of(node)
+        job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
+    return job
+
+
 def divide(
     launch: Launch,
     scratch: Path,
@@ -126,7 +129,7 @@ def divide(
     blocks: Sequence[Block[Any]],
     poll: Callable[[], None],
 ) -> None:
-    """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `execute` does. Other nodes may join
+    """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `train_in_workers` does. Other nodes may join
     while the job file exists. Workers go on if the parent is killed, and the next command reads their shards."""
     write_job(scratch, job)
     try:

@@ -315,6 +315,11 @@ class Contract:
         """The hash of vocabulary, template and stop tokens: with equal digests, token ids have the same meaning."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
+    @cached_property
+    def rendering_digest(self) -> str:
+        """The hash of the whole contract: with equal digests, the same text has the same token ids."""
+        return content_id(self.digest, self.facts())
+
     def render(self, messages: Sequence[Message], to_answer: bool = False) -> str:
         try:
             return render(self.tokenizer, messages, self.form, to_answer)

@@ -22,13 +22,13 @@ from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
 from stages.models.loading import read_context_length
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import (
-    join_reference,
-    require_same_tokens,
-    round_weights_once,
-    tokenize_pairs,
+from stages.models.scoring import round_weights_once, tokenize_pairs
+from stages.objectives.first_step import (
+    StoredReference,
+    read_reference,
+    score_in_batches,
+    scored_pairs,
 )
-from stages.objectives.first_step import StoredReference, read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
@@ -202,36 +202,28 @@ def read_rows(
 ) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
-    for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
+    for pair, reference in tokenized_pairs(inputs, contract, cfg, rows.left_out):
         longer = max(len(reference.chosen_ids), len(reference.rejected_ids))
         tokens = len(reference.prompt_ids) + longer
         if not rows.fits(pair.id, tokens):
             continue
-        if not cfg.reference_free:
-            require_same_tokens(pair, reference, contract)
         scored = cut_at_difference(reference) if cfg.first_difference else reference
         rows.add(pair.split, pair.id, trl_row(scored, cfg.trainer.ld_alpha), pair.prompt)
     rows.settle()
     return rows
 
 
-def scored_pairs(
+def tokenized_pairs(
     inputs: dict[str, Path], contract: Contract, cfg: DPO, left_out: Dropped
 ) -> Iterator[tuple[Pair, PairLogProbs]]:
     """Yield every pair with its token ids and the reference's log-probs, of which a loss without reference has none.
     Pairs that the reference did not score, or that cannot be rendered, are added to `left_out`."""
-    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    file = inputs["pairs"] / "pairs.parquet"
+    pairs = stream(file, Pair)
     if cfg.reference_free:
         context = read_context_length(inputs["policy"] / "model")
-        for pair, tokens in tokenize_pairs(pairs, contract, context, left_out):
-            yield pair, tokens
-        return
-    log_probs = stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)
-    for pair, scored in join_reference(pairs, log_probs):
-        if scored:
-            yield pair, scored
-        else:
-            left_out.add(pair.id, "not scored by the reference")
+        return tokenize_pairs(pairs, contract, context, left_out)
+    return scored_pairs(pairs, file, inputs, contract, left_out)
 
 
 def read_held_out(inputs: dict[str, Path], rows: PreferenceRows) -> list[PairLogProbs]:

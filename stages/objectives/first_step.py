@@ -1,36 +1,40 @@
-"""What DPO and KTO share: a trainer whose rows have the reference's log-probs, and the check before its first step that
-the policy is the model whose log-probs the store has."""
+"""What DPO and KTO share: rows with the reference's log-probs, a trainer of them, and the check before its first step
+that the policy is the model whose log-probs the store has."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from datasets import Dataset
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import IGNORED, allowed_gap, batches_by_length, pair_log_probs
+from stages.models.contract import Contract
+from stages.models.scoring import (
+    IGNORED,
+    allowed_gap,
+    batches_by_length,
+    pair_log_probs,
+    tokens_digest,
+)
+from stages.store.dropped import Dropped, read_dropped_ids
 from stages.store.manifest import manifest_of
-from stages.store.records import PairLogProbs, stream
+from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH
 from stages.training.micro_batches import Batch, MicroBatches
 from stages.training.saving import checkpoint_folder, list_checkpoints
 
 CHECKED = 64  # rows
+# Handed to TRL as the reference. Without one TRL loads or hashes all weights a second time, or copies the adapter.
+STORED = object()
+BUILD_AGAIN = "Build it again: rebuild=reference."
+AnyPair = TypeVar("AnyPair", bound=Pair)
 # the log-probs of each token of a chosen and of a rejected completion
 Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
@@ -44,11 +48,17 @@ class StoredReference(MicroBatches):
     arguments: ClassVar = {"remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, ref_model=smallest_model(), **kwargs)
-        # the rows have the reference's log-probs, so the model that TRL wants for them goes
-        self.ref_model = None
+        super().__init__(*args, ref_model=STORED, **kwargs)
         self.precompute_ref_logps = True
-        self.accelerator.free_memory()
+
+    @property
+    def ref_model(self) -> None:
+        """No model, whatever TRL assigns: the rows have the reference's log-probs."""
+        return None
+
+    @ref_model.setter
+    def ref_model(self, _: object) -> None:
+        """Keep nothing, so that TRL shards and moves no reference either."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
@@ -61,13 +71,6 @@ class StoredReference(MicroBatches):
             name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch
         }
         return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
-
-
-def smallest_model() -> PreTrainedModel:
-    """Return a model that takes the place of the reference while TRL builds a trainer. Without one, TRL loads or hashes
-    all weights a second time, or copies the adapter."""
-    one = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 2)
-    return LlamaForCausalLM(LlamaConfig(**one, num_attention_heads=1, pad_token_id=0))
 
 
 class FirstStepCheck(TrainerCallback):
@@ -116,40 +119,51 @@ class FirstStepCheck(TrainerCallback):
             raise UserError(
                 f"{names} are not the same weights. Build the reference again: rebuild=reference."
             )
-        figures = self.compare_first_pairs(names) if same_weights else {}
+        figures = dict[str, float]()
+        if same_weights:
+            was_training = self.trainer.model.training
+            self.trainer.model.eval()
+            gap, nats = self.compare_log_probs()
+            loss = mean_loss(self.trainer, len(self.scored))
+            self.trainer.model.train(was_training)
+            self.require_small_gap(names, gap, nats)
+            self.require_known_start(names, loss)
+            figures = {"step_0_gap": gap, "step_0_loss": loss}
         if self.trainer.out.is_main:
             write_note(self.file, figures)
 
-    def compare_first_pairs(self, names: str) -> dict[str, float]:
-        """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
-        trainer = self.trainer
-        cfg = trainer.cfg
-        scored = self.scored
-        was_training = trainer.model.training
-        trainer.model.eval()
+    def compare_log_probs(self) -> tuple[float, float]:
+        """Score the first 64 pairs with the policy. Return the mean gap between its log-probs and the stored ones, and the
+        mean of the stored ones without their sign."""
         stored = list[float]()
         now = list[float]()
-        for pair, (chosen, rejected) in zip(scored, score_in_batches(trainer, scored), strict=True):
+        scores = score_in_batches(self.trainer, self.scored)
+        for pair, (chosen, rejected) in zip(self.scored, scores, strict=True):
             stored += [*pair.chosen_logps, *pair.rejected_logps]
             now += [*chosen, *rejected]
         gap = fmean(abs(a - b) for a, b in zip(now, stored, strict=True))
-        loss = mean_loss(trainer, len(scored))
-        trainer.model.train(was_training)
-        allowed = allowed_gap(cfg.precision, fmean(map(abs, stored)))
+        return gap, fmean(map(abs, stored))
+
+    def require_small_gap(self, names: str, gap: float, nats: float) -> None:
+        """Raise UserError if rounding does not explain a gap between log-probs with a mean of so many nats."""
+        precision = self.trainer.cfg.precision
+        allowed = allowed_gap(precision, nats)
         if not gap <= allowed:
             raise UserError(
-                f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
-                f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
+                f"{names} differ by {gap:.2g} nats per token on {len(self.scored)} pairs ({allowed:.2g} is allowed in "
+                f"{precision}): other weights, template or precision. {BUILD_AGAIN}"
             )
-        start = self.start(len(scored))
+
+    def require_known_start(self, names: str, loss: float) -> None:
+        """Raise UserError if the loss is not that of log-ratio 0."""
+        start = self.start(len(self.scored))
         if start is None:
-            return {"step_0_gap": gap, "step_0_loss": loss}
-        tolerance = LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start))
+            return
+        tolerance = LOSS_TOLERANCE[self.trainer.cfg.precision] * max(1.0, abs(start))
         if not abs(loss - start) <= tolerance:
             raise UserError(
                 f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}."
             )
-        return {"step_0_gap": gap, "step_0_loss": loss}
 
 
 def parse_first_figures(value: Any) -> dict[str, float]:
@@ -184,6 +198,41 @@ def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> li
         scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
         scores |= zip(places, scored, strict=True)
     return [scores[i] for i in range(len(pairs))]
+
+
+def scored_pairs(
+    pairs: Iterable[AnyPair],
+    file: Path,
+    inputs: dict[str, Path],
+    contract: Contract,
+    left_out: Dropped,
+) -> Iterator[tuple[AnyPair, PairLogProbs]]:
+    """Yield the pairs of a file with the reference's log-probs, which come in the same order. Pairs that the reference
+    dropped are added to `left_out`. Raise UserError, naming the file and the first pair, if it is not the pair that the
+    reference scored, or the table has other tokens of it."""
+    table = inputs["reference"] / "logprobs.parquet"
+    dropped_ids = read_dropped_ids(inputs["reference"])
+    scored_rows = stream(table, PairLogProbs)
+    for pair in pairs:
+        if pair.id in dropped_ids:
+            left_out.add(pair.id, "not scored by the reference")
+            continue
+        scored = next(scored_rows, None)
+        if scored and scored.digest is None:
+            raise UserError(
+                f"{table}: an earlier version wrote it, without digests of the pairs. {BUILD_AGAIN}"
+            )
+        if scored is None or scored.digest != tokens_digest(pair, scored, contract):
+            raise UserError(
+                f"{file}: pair {pair.id}: its text, token ids or template are not those that the reference scored "
+                f"({table}). {BUILD_AGAIN}"
+            )
+        yield pair, scored
+    missing = next(scored_rows, None)
+    if missing:
+        raise UserError(
+            f"{file}: pair {missing.id} is missing, which the reference scored ({table}). {BUILD_AGAIN}"
+        )
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:

@@ -20,8 +20,8 @@ from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, send_batch
-from stages.models.scoring import autocast, require_same_tokens, round_weights_once
-from stages.objectives.first_step import StoredReference, score_in_batches
+from stages.models.scoring import autocast, round_weights_once
+from stages.objectives.first_step import StoredReference, score_in_batches, scored_pairs
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
@@ -39,19 +39,14 @@ def read_rows(
     rows = SplitRows(PreferenceRows, cfg, out)
     rows.train.noun = "completions"
     labels = dict[str, bool]()
-    scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    unpaired = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
-    for pair in mismatched_pairs(unpaired):
+    file = inputs["unpaired"] / "unpaired.parquet"
+    pairs = mismatched_pairs(stream(file, UnpairedPreference))
+    for pair, reference in scored_pairs(pairs, file, inputs, contract, rows.left_out):
         labels[pair.id] = pair.label
-        reference = scored.get(pair.id)
-        if reference is None:
-            rows.left_out.add(pair.id, "not scored by the reference")
-            continue
         tokens = len(reference.prompt_ids) + len(reference.chosen_ids)
-        if not rows.fits(pair.id, tokens):
-            continue
-        require_same_tokens(pair, reference, contract)
-        rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)
+        if rows.fits(pair.id, tokens):
+            row = trl_row(reference, pair.label, cfg.max_length)
+            rows.add(pair.split, pair.id, row, pair.prompt)
     rows.settle()
     return rows, labels
 

@@ -4,7 +4,6 @@ import gc
 import importlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Drawn
@@ -12,7 +11,7 @@ from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
-from stages.hardware import machine
+from stages.hardware import allocator, machine
 from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store import locks, stage_sources
@@ -39,95 +38,96 @@ def build(
     overrides: list[str],
     tell: Tell = tell_nobody,
 ) -> None:
-    """Build the targets and their missing inputs; `tell` learns of each node that begins or ends. On `launch.node_rank`
-    above 0, join the work of node 0. Raise LimitReached at a limit of `limits`."""
+    """Build the targets and their missing inputs, and let the links in `latest/` point at the targets' nodes. `tell`
+    learns of each node that begins or ends. On `launch.node_rank` above 0, join the work of node 0.
+    Raise LimitReached at a limit of `limits`. The first node begins however late it is, so that a command that is
+    repeated goes on."""
     allowance = Allowance(cfg.limits.minutes, cfg.limits.money)
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store, allowance)
     # The lock keeps stage=gc from removing a node that this build uses.
     with locks.share_store(store.root), store.exchange(targets), OpenResource() as open_resource:
-        build_missing(targets, store, cfg, overrides, open_resource, allowance, tell)
+        # two nodes may be the same computation
+        missing = {node.fingerprint for node in store.missing(targets, pull=True)}
+        has_built = False
+        for node in in_build_order(targets):
+            # what is known from a manifest alone has no settings of this run
+            is_missing = node.fingerprint in missing and not isinstance(node, PublishedNode)
+            if is_missing and has_built:
+                allowance.stop_if_late(f"before {node}")
+            if is_missing and build_node(
+                node, store, cfg, overrides, open_resource, allowance, tell
+            ):
+                has_built = True
+                continue
+            if store.folder(node).exists():
+                log.info("%s: reused %s", node, store.folder(node))
+            tell(node, "reused")
+        store.link_latest(targets)
 
 
-def build_missing(
-    targets: list[Node],
+def build_node(
+    node: Node,
     store: Store,
     cfg: Config,
     overrides: list[str],
     open_resource: OpenResource,
     allowance: Allowance,
     tell: Tell,
-) -> None:
-    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes. A node
-    that was read from its manifest is never built. The first node begins however late it is, so that a command that is
-    repeated goes on."""
-    # two nodes may be the same computation
-    missing = {node.fingerprint for node in store.missing(targets, pull=True)}
-    has_built = False
-    for node in in_build_order(targets):
-        # what is known from a manifest alone has no settings of this run
-        is_published = isinstance(node, PublishedNode)
-        if node.fingerprint in missing and not is_published:
-            if has_built:
-                allowance.stop_if_late(f"before {node}")
-            with store.claim(node, allowance) as folder:
-                if folder is not None:  # else another process has built it meanwhile
-                    has_built = True
-                    tell(node, "running")
-                    build_node(node, folder, store, cfg, overrides, open_resource, allowance)
-                    tell(node, "done")
-                    continue
-        if store.folder(node).exists():
-            log.info("%s: reused %s", node, store.folder(node))
-        tell(node, "reused")
-    store.link_latest(targets)
-
-
-def build_node(
-    node: Node,
-    folder: Path,
-    store: Store,
-    cfg: Config,
-    overrides: list[str],
-    open_resource: OpenResource,
-    allowance: Allowance,
-) -> None:
-    """Run a node's stage in `folder`, and publish the result."""
+) -> bool:
+    """Run a node's stage under the node's lock, and publish the result. Return False if another process has built the
+    node meanwhile."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
-    # Python imports a stage when it is built, which may be hours after the graph was wired
-    stage_sources.require_source(node.stage, stage_sources.of_process().digest(node.stage))
-    log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
-    inputs = {role: store.folder(input_node) for role, input_node in node.inputs.items()}
-    store.verify(*inputs.values(), weights=node.stage != Target.report)
-    # The workers of a training import the stage themselves.
-    workers = isinstance(node.config, Training) and processes.world_size(node) > 1
-    stage = None if workers else importlib.import_module(f"stages.{node.stage}")
-    # only these stages use an open sampler
+    with store.claim(node, allowance) as folder:
+        if folder is None:
+            return False
+        tell(node, "running")
+        # Python imports a stage when it is built, which may be hours after the graph was wired
+        stage_sources.require_source(node.stage, stage_sources.of_process().digest(node.stage))
+        log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
+        inputs = {role: store.folder(input_node) for role, input_node in node.inputs.items()}
+        store.verify(*inputs.values(), weights=node.stage != Target.report)
+        # The workers of a training import the stage themselves.
+        workers = isinstance(node.config, Training) and processes.world_size(node) > 1
+        stage = None if workers else importlib.import_module(f"stages.{node.stage}")
+        give_back_memory(node, open_resource)
+        with track(cfg.tracker, node, store.root) as runs:
+            out = StageDir(
+                folder,
+                runs.log,
+                open_resource=open_resource,
+                call_folder=store.root / "cache" / "calls",
+                allowance=allowance,
+            )
+            attempts = provenance.begin_attempt(out, runs.wandb_id)
+            with hold_files_unchanged(node, store.digest_cache, folder):
+                if stage is None:
+                    metrics = processes.train_in_workers(cfg.launch, node, inputs, out, runs.log)
+                else:
+                    config = processes.let_workers_divide(cfg.launch, node, inputs, out)
+                    with allocator.keep_freed_memory():
+                        metrics = stage.run(config, inputs, out)
+            record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
+            lengths = text_lengths(node.stage, folder)
+            if lengths:
+                record["lengths"] = lengths
+            runs.published(store.folder(node), store.publish(node, record))
+        seconds = record["wall_seconds"]
+        log.info(
+            "%s: built %s in %.1f s: %s", node, store.folder(node), seconds, metrics["summary"]
+        )
+        tell(node, "done")
+    return True
+
+
+def give_back_memory(node: Node, open_resource: OpenResource) -> None:
+    """Free the memory of the nodes before this one. Only some stages use an open sampler."""
     if not isinstance(node.config, Drawn | Answer):
         open_resource.clear()
     # a trainer and its model refer to each other, and would stay beside this node's model
     gc.collect()
     machine.give_back_gpu_memory()
-    with track(cfg.tracker, node, store.root) as runs:
-        calls = store.root / "cache" / "calls"
-        out = StageDir(
-            folder,
-            runs.log,
-            open_resource=open_resource,
-            call_folder=calls,
-            allowance=allowance,
-        )
-        attempts = provenance.begin_attempt(out, runs.wandb_id)
-        with hold_files_unchanged(node, store.digest_cache, folder):
-            metrics = processes.execute(cfg.launch, node, stage, inputs, out, runs.log)
-        record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
-        lengths = text_lengths(node.stage, folder)
-        if lengths:
-            record["lengths"] = lengths
-        runs.published(store.folder(node), store.publish(node, record))
-    seconds = record["wall_seconds"]
-    log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, metrics["summary"])
 
 
 def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:

@@ -6,8 +6,10 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from math import ceil, inf
+from pathlib import Path
 
 from stages.config.errors import UserError
+from stages.store.sealed_json import WRONG_SHAPE, Damaged
 from stages.store.workspace import StageDir
 
 FILE = "dropped.jsonl"
@@ -23,6 +25,17 @@ def keeping_message(key: str, fitting: int, too_long: Sequence[int], most: float
     needed = {share: lengths[rank - 1] for share, rank in ranks.items() if rank > 0}
     highest_share = {length: share for share, length in sorted(needed.items()) if length <= most}
     return ", ".join(f"{key}={length} keeps {share}%" for length, share in highest_share.items())
+
+
+def read_dropped_ids(node: Path) -> set[str]:
+    """Return the ids of the rows that a published node's stage dropped. Raise Damaged if its list cannot be read."""
+    path = node / FILE
+    if not path.exists():
+        return set()
+    try:
+        return {json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()}
+    except WRONG_SHAPE as error:
+        raise Damaged(path, error) from error
 
 
 class Dropped:

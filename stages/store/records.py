@@ -254,7 +254,8 @@ class Pair:
 @dataclass
 class PairLogProbs:
     """Token ids of a pair, and the reference model's log-probability of each scored completion token: those that the
-    mask selects (None: all). The end of turn is a completion token, unless the completion was truncated."""
+    mask selects (None: all). The end of turn is a completion token, unless the completion was truncated. `digest`: the
+    hash of the pair and of its tokens when they were scored; None in tables of earlier versions."""
 
     id: str
     prompt_ids: list[Int32]
@@ -264,6 +265,7 @@ class PairLogProbs:
     rejected_logps: list[Float32]
     chosen_mask: list[bool] | None = None
     rejected_mask: list[bool] | None = None
+    digest: str | None = None
 
 
 Record = TypeVar("Record")

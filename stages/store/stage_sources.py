@@ -31,7 +31,8 @@ NO_SOURCE = ("conf", "recipes", "docs")
 # packages than RUNNING does not count, since it serves all stages.
 RUNS_STAGES = (
     "pipeline/build.py:build_node",
-    "launch/processes.py:execute",
+    "launch/processes.py:train_in_workers",
+    "launch/processes.py:let_workers_divide",
     "launch/agent.py:main",
     "launch/worker.py:main",
     "launch/ray_tasks.py:compute_block",

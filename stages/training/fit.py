@@ -4,7 +4,7 @@ A stage makes rows and model, and adds the objective's own steps between these."
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
 )
 
@@ -139,29 +138,54 @@ class Fit(Generic[Block, TrainerOf]):
         )
         return self.trainer
 
-    def train(self, *callbacks: TrainerCallback) -> None:
-        """Train, and save the weights of the last step."""
-        self._train(*callbacks)
-        self.trained = self.out / SCRATCH / "trained"
-        save_trained(self.trainer, self.trained)
+    def train(self, *callbacks: TrainerCallback, best: BestModel | None = None) -> None:
+        """Train to the last step, from the newest complete checkpoint if any. Save the weights of the last step, unless
+        `best` has others. Raise UserError if training diverges, and LimitReached if the time of the command is up."""
+        trainer = self.trainer
+        own_callbacks = [*callbacks, *self.shared_callbacks()]
+        if best:
+            own_callbacks.insert(0, best)
+        if self.cfg.adapter is not Adapter.none:
+            adapters.cast_trained_to_fp32(trainer.model)
+        for default in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(default)
+        for callback in own_callbacks:
+            trainer.add_callback(callback)
+        # the main process removes incomplete checkpoints
+        with trainer.accelerator.main_process_first():
+            resumed = checkpoint_to_resume(self.out, self.cfg.runtime.sharding)
+        checkpoint = None
+        if resumed:
+            checkpoint = str(resumed)
+        with contextlib.ExitStack() as around:
+            if self.cfg.runtime.sharding is Sharding.fsdp:
+                around.enter_context(sharding.like_autocast(trainer))
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if best and best.figures:
+            self.trained = best.folder
+        else:
+            self.trained = self.out / SCRATCH / "trained"
+            save_trained(trainer, self.trained)
 
     def train_to_best(self, *callbacks: TrainerCallback) -> dict[str, float]:
         """Train, save the weights with the lowest validation loss, and return this loss and its step. Without
         validation rows, save the weights of the last step, and return {}."""
         best = BestModel(self.trainer, self.out / SCRATCH / "best")
-        self._train(best, *callbacks)
-        self.trained = best.folder
-        if not best.figures:
-            save_trained(self.trainer, self.trained)
+        self.train(*callbacks, best=best)
         return best.figures
 
-    def _train(self, *callbacks: TrainerCallback) -> None:
+    def shared_callbacks(self) -> Iterator[TrainerCallback]:
+        """Yield the callbacks of every training, in their order."""
         if isinstance(self.cfg.runtime, SampledRuntime):
-            writer = SampleWriter(
-                self.trainer, self.cfg, self.rows.prompts, self.contract, self.out
-            )
-            callbacks = (*callbacks, writer)
-        train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks)
+            yield SampleWriter(self.trainer, self.cfg, self.rows.prompts, self.contract, self.out)
+        yield DivergenceCheck(self.cfg)
+        yield CurveLog(self.trainer, self.out)
+        yield FreedMemory()
+        yield Checkpoints(60 * self.cfg.runtime.save_minutes, self.out.allowance, self.cfg.block)
+        if self.out.is_main:
+            yield TrainingProgress()
+        # the last, because it evaluates at once
+        yield EvaluationTimes(self.trainer, self.cfg, self.out)
 
     def publish(
         self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]
@@ -219,39 +243,6 @@ class Fit(Generic[Block, TrainerOf]):
     def times_seen(self) -> Counter[int]:
         """The number of steps that contained each row."""
         return self.schedule.times_seen(self.steps)
-
-
-def train_with_callbacks(
-    trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback
-) -> None:
-    """Train to the last step, from the newest complete checkpoint if any. Raise UserError if training diverges, and
-    LimitReached if the time of the command is up."""
-    if cfg.adapter is not Adapter.none:
-        adapters.cast_trained_to_fp32(trainer.model)
-    for default in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(default)
-    shared_callbacks = [
-        DivergenceCheck(cfg),
-        CurveLog(trainer, out),
-        FreedMemory(),
-        Checkpoints(60 * cfg.runtime.save_minutes, out.allowance, cfg.block),
-    ]
-    for callback in (*callbacks, *shared_callbacks):
-        trainer.add_callback(callback)
-    if out.is_main:
-        trainer.add_callback(TrainingProgress())
-    # the last, because it evaluates at once
-    trainer.add_callback(EvaluationTimes(trainer, cfg, out))
-    # the main process removes incomplete checkpoints
-    with trainer.accelerator.main_process_first():
-        resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
-    checkpoint = None
-    if resumed:
-        checkpoint = str(resumed)
-    with contextlib.ExitStack() as around:
-        if cfg.runtime.sharding is Sharding.fsdp:
-            around.enter_context(sharding.like_autocast(trainer))
-        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:

@@ -15,7 +15,13 @@ from stages.store.records import content_id
 from stages.training.batches import fill_batches
 
 ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
-KINDS = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.bool_())}  # by the end of a column's name
+# by the end of a column's name
+KINDS = {
+    "ids": pa.list_(pa.int32()),
+    "mask": pa.list_(pa.bool_()),
+    "id": pa.string(),
+    "digest": pa.string(),
+}
 Row = dict[str, Any]
 RowValue = TypeVar("RowValue")
 
@@ -114,14 +120,13 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, `id` a text, all others numbers."""
+    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, `id` and `digest` texts, all others
+    numbers."""
 
     noun = "pairs"
 
     def table(self, rows: list[Row]) -> pa.Table:
         kinds = {name: KINDS.get(name.rpartition("_")[2], pa.float64()) for name in rows[0]}
-        if "id" in kinds:
-            kinds["id"] = pa.string()
         return pa.Table.from_pylist(rows, pa.schema(kinds))
 
     @property

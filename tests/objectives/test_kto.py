@@ -20,7 +20,7 @@ from stages.models.loading import load_model, load_tokenizer
 from stages.objectives import kto as objective
 from stages.objectives.first_step import read_reference
 from stages.pages.plots import PANELS
-from stages.store.records import load
+from stages.store.records import load, save
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit
@@ -198,3 +198,24 @@ def test_a_training_starts_at_half_the_mean_weight_and_learns(
 )
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:
     assert words in refused("recipe=tiny", "tracker=none", "align=kto", "stage=kto", *overrides)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"label": True}, {"completion": [{"role": "assistant", "content": "No"}]}]
+)
+def test_an_edited_completion_is_refused_by_its_name(
+    edit: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+    scored = [*mismatched_pairs(rows)]
+    place = next(i for i, row in enumerate(rows) if not row.label)
+    rows[place] = replace(rows[place], **edit)
+    first = next(
+        pair.id for pair, old in zip(mismatched_pairs(rows), scored, strict=True) if pair != old
+    )
+    save(tmp_path / "unpaired.parquet", rows, UnpairedPreference)
+    edited = {**inputs, "unpaired": tmp_path}
+    contract = load_contract(inputs["policy"] / "model")
+    out = StageDir(tmp_path, lambda metrics, step: None)
+    with pytest.raises(UserError, match=rf"unpaired\.parquet: pair {first}:.*rebuild=reference"):
+        objective.read_rows(edited, contract, block(), out)

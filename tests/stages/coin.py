@@ -9,6 +9,8 @@ from typing import Any
 from stages import answer, dpo
 from stages.config.schema import Config
 from stages.eval import run as evaluate
+from stages.models.contract import Contract
+from stages.models.scoring import tokens_digest
 from stages.store.records import Pair, PairLogProbs, load, save
 from tests.rows import work
 
@@ -27,7 +29,9 @@ def tossed(
     return json.loads((folder / "eval" / "results.json").read_text())
 
 
-def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, Path]:
+def turned(
+    pairs: Path, reference: Path, contract: Contract, folder: Path, seed: int
+) -> dict[str, Path]:
     """Copies of a pairs and a reference node in which a coin has made chosen and rejected change places."""
     coin = random.Random(seed)
     copies = {"pairs": folder / "pairs", "reference": folder / "reference"}
@@ -39,6 +43,7 @@ def turned(pairs: Path, reference: Path, folder: Path, seed: int) -> dict[str, P
         if coin.random() < 0.5:
             swap(pair, "", "_token_ids", "_tokenizer")
             swap(scored[pair.id], "_ids", "_logps")
+            scored[pair.id].digest = tokens_digest(pair, scored[pair.id], contract)
     save(copies["pairs"] / "pairs.parquet", original_pairs, Pair)
     save(copies["reference"] / "logprobs.parquet", list(scored.values()), PairLogProbs)
     return copies

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 from trl import DPOTrainer
 
 from stages import reference
@@ -74,7 +76,9 @@ def train_pairs(inputs: dict[str, Path]) -> list[Pair]:
     return [pair for pair in pairs if pair.split == "train"][:8]
 
 
-def stored_trainer(inputs: dict[str, Path], cfg: DPO, folder: Path) -> StoredReferenceTrainer:
+def stored_trainer(
+    inputs: dict[str, Path], cfg: DPO, folder: Path, model: Any = None
+) -> StoredReferenceTrainer:
     policy = inputs["policy"] / "model"
     out = work(folder)
     scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
@@ -83,7 +87,7 @@ def stored_trainer(inputs: dict[str, Path], cfg: DPO, folder: Path) -> StoredRef
     if cfg.first_difference:
         rows = [cut_at_difference(row) for row in rows]
     return StoredReferenceTrainer(
-        load_model(policy),
+        model or load_model(policy),
         args=training_arguments(cfg, out, **StoredReferenceTrainer.arguments),
         train_dataset=Dataset.from_list([trl_row(row, cfg.trainer.ld_alpha) for row in rows]),
         processing_class=load_contract(policy).tokenizer,
@@ -117,6 +121,28 @@ def test_stored_log_probs_give_the_loss_of_a_reference_model(
         loss = loss_of(our_trainer, rows, shift)
         assert loss == pytest.approx(loss_of(trl_trainer, same_tokens, shift), abs=1e-5)
     assert loss != pytest.approx(loss_of(our_trainer, rows), abs=1e-3)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_a_trainer_makes_no_second_model_and_copies_no_adapter(
+    has_adapter: bool, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(inputs["policy"] / "model")
+    if has_adapter:
+        model = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    later_models = list[str]()
+    make = PreTrainedModel.__init__
+
+    def note(made: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        later_models.append(type(made).__name__)
+        make(made, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedModel, "__init__", note)
+    trainer = stored_trainer(inputs, block(), tmp_path, model)
+    assert later_models == []
+    assert trainer.ref_model is None
+    if has_adapter:
+        assert [*model.peft_config] == ["default"]
 
 
 @pytest.mark.parametrize(

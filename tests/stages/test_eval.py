@@ -83,7 +83,8 @@ def test_dpo_helps_on_pairs_and_never_on_those_that_a_coin_has_turned(
     cfg = settings("recipe=tiny", *ENOUGH)
     cfg.eval = nodes(chain.root, *ENOUGH)["eval"].config
     inputs = evaluation_inputs(chain, *ENOUGH)
-    original = chain.folder("pairs", *ENOUGH), chain.folder("reference", *ENOUGH)
+    contract = load_contract(chain.folder("sft", *ENOUGH) / "model")
+    original = chain.folder("pairs", *ENOUGH), chain.folder("reference", *ENOUGH), contract
     for seed in range(2):
         folder = tmp_path / str(seed)
         results = tossed(cfg, inputs, turned(*original, folder, seed), folder)

@@ -16,7 +16,7 @@ from stages.samplers.completions import complete
 from stages.samplers.sampler import Completion, Decoding, Sampler
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
-from stages.training import fit
+from stages.training.fit import Fit
 from tests.helpers import Chain, build, settings
 from tests.rows import work
 from tests.stages.test_dpo import block, train
@@ -119,13 +119,13 @@ def test_every_pair_trains_the_ids_that_were_drawn(
             assert sequence[-len(trained) :] == trained
             seen.add((tuple(sequence), len(trained)))
 
-    def watched(trainer: Any, *rest: Any) -> None:
-        watching = trainer.model.register_forward_pre_hook(look, with_kwargs=True)
-        fit_train(trainer, *rest)
+    def watched(fit: Fit[Any, Any], *callbacks: Any) -> None:
+        watching = fit.trainer.model.register_forward_pre_hook(look, with_kwargs=True)
+        fit_train(fit, *callbacks)
         watching.remove()
 
-    fit_train = fit.train_with_callbacks
-    monkeypatch.setattr(fit, "train_with_callbacks", watched)
+    fit_train = Fit.train
+    monkeypatch.setattr(Fit, "train", watched)
     _, metrics = train(block(batch_size=1, evaluations=1), inputs, tmp_path / "dpo")
     assert (metrics["pairs_cut"], metrics["pairs_dropped"]) == (0, {})
     assert seen == expected
@@ -183,7 +183,8 @@ def test_a_reference_of_other_ids_than_the_pairs_have_is_refused(
 ) -> None:
     """The same pairs as text: the reference has scored ends of turn that the pairs do not have."""
     text, _, _ = rescored(inputs, tmp_path / "text", as_text)
-    with pytest.raises(UserError, match=r"scored other .*rebuild=reference"):
+    first = pairs_of(inputs)[0].id
+    with pytest.raises(UserError, match=rf"pairs\.parquet: pair {first}.*rebuild=reference"):
         train(block(), {**text, "pairs": inputs["pairs"]}, tmp_path / "dpo")
 
 

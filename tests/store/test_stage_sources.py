@@ -55,7 +55,7 @@ LABELLED = {"label", "grpo", "eval", "report"}
         ("store/workspace.py", 'point = {"step": step, **metrics}', "point = metrics", ALL),
         ("store/source_files.py", "[file for file in paths if", "[file for file in [] if", SAMPLED | {"source", "data", "label"}),
         # what runs every stage
-        ("pipeline/build.py", "stage, inputs, out, runs.log)", "stage, {}, out, runs.log)", ALL),
+        ("pipeline/build.py", "stage.run(config, inputs, out)", "stage.run(config, {}, out)", ALL),
         ("launch/job_file.py", "return stage.run(cfg,", "return stage.run(None,", ALL),
         ("launch/worker.py", "metrics = run_stage(job, out)", "metrics = {}", ALL),
         ("hardware/process.yaml", 'CUBLAS_OVERRIDE: "0"', 'CUBLAS_OVERRIDE: "1"', ALL),

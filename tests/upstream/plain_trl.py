@@ -34,7 +34,7 @@ from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel
 from stages.training.arguments import training_arguments
 from stages.training.callbacks import TrainingProgress
-from stages.training.fit import Fit, train_with_callbacks
+from stages.training.fit import Fit
 from stages.training.token_rows import Row
 from stages.training.trainer import count_warmup_steps
 
@@ -134,7 +134,7 @@ def train_ours(fit: AnyFit, inputs: Inputs, limit: int) -> tuple[FirstSteps, lis
     """Train the first steps by our trainer. Return them, and their rows' ids and TRL's columns in order."""
     trainer = fit.build_trainer(load_start(fit, inputs))
     steps = FirstSteps(trainer, limit)
-    train_with_callbacks(trainer, fit.cfg, fit.out, steps)
+    fit.train(steps)
     steps.finish()
     epochs = chain.from_iterable(map(fit.schedule.epoch, count()))
     order = list(islice(epochs, len(steps.figures) * fit.cfg.batch_size))

@@ -158,7 +158,8 @@ def writes_of(kind: type) -> Iterator[tuple[str, str]]:
 
 
 def inherited_writes(kinds: Iterable[type]) -> set[str]:
-    """Return the attributes of other libraries' classes, and of objects in them, that classes derived from them set."""
+    """Return the attributes of other libraries' classes, and of objects in them, that classes derived from them set or
+    replace by a property."""
     names = set[str]()
     for kind in kinds:
         ours = [base for base in kind.__mro__ if base.__module__.startswith(("stages.", __name__))]
@@ -176,7 +177,12 @@ def inherited_writes(kinds: Iterable[type]) -> set[str]:
                 of_inherited = owner.startswith("self.") and owner.split(".")[1] in attributes
                 if is_inherited or of_inherited:
                     names.add(name)
+            names |= {name for name in vars(base).keys() & attributes if is_property(base, name)}
     return names - SETTABLE
+
+
+def is_property(kind: type, name: str) -> bool:
+    return isinstance(vars(kind)[name], property)
 
 
 def own_uses_of(trainer: object) -> set[str]:
@@ -222,7 +228,8 @@ def test_the_scan_sees(line: str, names: list[str]) -> None:
 
 
 class Theirs(Trainer):
-    """A trainer that sets an attribute which it inherits, one in such an object, and one of its own."""
+    """A trainer that sets an attribute which it inherits, one in such an object, and one of its own, and that replaces
+    one by a property."""
 
     def change(self) -> None:
         self.label_smoother = None
@@ -230,6 +237,11 @@ class Theirs(Trainer):
         self.args.train_batch = 3
         self.of_ours = 3
 
+    @property
+    def is_in_train(self) -> bool:
+        return True
+
 
 def test_the_scan_sees_writes_to_what_is_inherited() -> None:
-    assert inherited_writes([Theirs]) == {"label_smoother", "warmup_steps", "train_batch"}
+    written = {"label_smoother", "warmup_steps", "train_batch"}
+    assert inherited_writes([Theirs]) == {*written, "is_in_train"}
