@@ -205,7 +205,7 @@ class Target(StrEnum):
     )
     examine = Stage(
         "examine",
-        3,
+        4,
         "what is wrong with another tool's model?",
         absent="Set recipe=examine.",
         settings=("examine",),
