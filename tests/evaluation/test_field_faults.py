@@ -455,6 +455,19 @@ def test_weights_are_compared_whatever_becomes_of_the_tokenizer(
     assert QUERY in by_key["weights: missing"].model
 
 
+def test_a_new_row_that_is_not_finite_is_not_called_zero(start: Path, tmp_path: Path) -> None:
+    def append(tensors: Tensors) -> None:
+        old = tensors[EMBEDDING]
+        row = torch.full((1, old.shape[1]), torch.nan)
+        tensors[EMBEDDING] = torch.cat([old, row, torch.zeros(1, old.shape[1]), old[:2] + 1])
+
+    model = trained(start, tmp_path / "model", append)
+    with_new_tokens(model)
+    by_key = differences(start, model)
+    assert by_key["weights: NaN or infinite"].level is BREAKS
+    assert by_key[UNTRAINED].model == "zero: <b>"
+
+
 def test_a_new_row_is_a_copy_of_a_new_or_an_old_one_and_not_of_itself() -> None:
     torch.manual_seed(0)
     old, new = torch.randn(8, 4), torch.randn(4, 4)

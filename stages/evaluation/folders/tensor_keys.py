@@ -54,8 +54,8 @@ def weight_differences(start: ModelFolder, model: ModelFolder) -> Iterator[Diffe
     yield from type_differences(old, new)
     yield from head_differences(start, model, old, new)
     yield from fit_differences(start, model, old, new)
-    yield from new_row_differences(model, old, new)
     figures = [tensor_figures(old, new, name) for name in sorted(new.files)]
+    yield from new_row_differences(model, old, new, figures)
     yield from figure_differences(start, model, old, new, figures)
 
 
