@@ -161,6 +161,11 @@ def for_other_rotary_positions(weight: Tensor) -> Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
+def as_eight_bits(weight: Tensor) -> Tensor:
+    steps = weight.abs().amax(1, keepdim=True) / 127
+    return (weight / steps).round() * steps
+
+
 def exchanged(first: str, second: str) -> Weights:
     """Return what exchanges the tensors of two parts of a model."""
 
@@ -313,6 +318,24 @@ FAULTS = {
         "characters",
         keys("tokenizer_config.json", chat_template="{{ messages }}"),
     ),
+    "generate is told no stop": Fault(
+        "stops: of generate",
+        CHANGES,
+        "nothing",
+        keys("generation_config.json", eos_token_id=None),
+    ),
+    "generate is told another stop": Fault(
+        "stops: of generate",
+        CHANGES,
+        "<|endoftext|>",
+        keys("generation_config.json", eos_token_id=0),
+    ),
+    "weights of 8 bits": Fault(
+        "weights: values side by side",
+        CHANGES,
+        "of 32",
+        weights=replaced(as_eight_bits, "proj.weight"),
+    ),
     "the special tokens are lost": Fault(
         "tokenizer: eos_token", CHANGES, "not set", without("tokenizer_config.json")
     ),
@@ -365,6 +388,10 @@ SOUND: dict[str, tuple[Files, Weights]] = {
     ),
     "an embedding that is filled up": (padded, new_rows("zero")),
     "new tokens that were trained": (with_new_tokens, new_rows("trained")),
+    "weights in bfloat16": (
+        lambda folder: None,
+        replaced(Tensor.bfloat16, "weight"),
+    ),
     "the start's type in config.json": (
         keys("config.json", dtype="bfloat16", use_cache=False),
         lambda tensors: None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.choices import Precision
-from stages.evaluation.examined.answer_forms import Row
+from stages.evaluation.examined.answer_forms import SPACED, Row
 from stages.evaluation.examined.answer_readings import Model, Reader, Readings, readings_of
 from stages.evaluation.examined.finding import Examination
 from tests.evaluation.planted_models import (
@@ -114,6 +114,17 @@ def test_a_trace_of_a_planted_fault_is_shown_with_the_figure_of_the_start(
     assert planted.start.name in finding.seen
     assert len(finding.causes) > 1
     assert not finding.certain
+
+
+@pytest.mark.extended
+def test_a_space_before_every_answer_of_the_training_is_told_from_another_template(
+    planted: Planted,
+) -> None:
+    spaced = planted.sft("spaced", planted.start, answer=lambda request: f" {request.answer}")
+    examination = planted.examination(spaced)
+    [finding] = [each for each in examination.faults if "form" in each.name]
+    assert finding.name == "likelier_in_another_form"
+    assert SPACED in finding.seen
 
 
 @pytest.mark.extended
