@@ -56,12 +56,15 @@ FORMS = {
     "text without marks": TurnForm("", "\n"),
 }
 LLAMA_2 = "Llama 2"
-# the own template with answers that begin with a space
-SPACED = "its own template and a space"
 # of a form in which prompt and answer have no token in common
 APART = ", answer tokenized apart"
 OWN = "its own template"
 OWN_WITH_SHAREGPT = f"{OWN} with human and gpt"
+STRIPPED = f"{OWN} without white space at its end"
+BROKEN = f"{OWN} and a line break"
+SPACED = f"{OWN} and a space"
+# They differ from the own template in white space alone, and are likely in every model that reads that.
+NEAR_OWN = (STRIPPED, BROKEN, SPACED)
 
 
 def form_rows(pair: Pair, contract: Contract) -> dict[str, Row]:
@@ -76,8 +79,8 @@ def form_rows(pair: Pair, contract: Contract) -> dict[str, Row]:
     with suppress(ContractError):
         texts[OWN_WITH_SHAREGPT] = own_prompt(pair.prompt, contract, SHAREGPT)
         own_text = own_prompt(pair.prompt, contract, {})
-        texts[f"{OWN} without white space at its end"] = own_text.rstrip()
-        texts[f"{OWN} and a line break"] = f"{own_text}\n"
+        texts[STRIPPED] = own_text.rstrip()
+        texts[BROKEN] = f"{own_text}\n"
         texts[SPACED] = own_text
         answers[SPACED] = f" {answer}"
     own = contract.prompt(pair.prompt)

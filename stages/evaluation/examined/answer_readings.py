@@ -13,6 +13,7 @@ import torch
 from stages.config.choices import Forward, Precision
 from stages.evaluation.examined.answer_forms import (
     MOST_ANSWER_TOKENS,
+    NEAR_OWN,
     Row,
     bos_rows,
     form_rows,
@@ -311,9 +312,10 @@ def likeliest(
         return None
     screened = [rows_of() for rows_of in rows[:SCREENED]]
     titles = [title for title in screened[0] if all(title in of_row for of_row in screened)]
-    if not titles:
+    own_nats = [cut_nats(log_probs) for log_probs in scored]
+    tried = shortlist(reader, titles, screened, own_nats)
+    if not tried:
         return None
-    tried = shortlist(reader, titles, screened)
     title = max(tried, key=tried.__getitem__)
     places = list[int]()
     other_rows = list[Row]()
@@ -324,16 +326,24 @@ def likeliest(
             other_rows.append(other)
     if len(places) < SCREENED:
         return None
-    own = [cut_nats(scored[i]) for i in places]
+    own = [own_nats[i] for i in places]
     return Likeliest(title, tried, len(titles), places, own, nats_of(reader, other_rows))
 
 
 def shortlist(
-    reader: Reader, titles: Sequence[str], screened: Sequence[dict[str, Row]]
+    reader: Reader,
+    titles: Sequence[str],
+    screened: Sequence[dict[str, Row]],
+    own_nats: Sequence[float],
 ) -> dict[str, float]:
-    """Return the model's mean on the screened answers in a few forms: the likeliest of all on the first ones."""
+    """Return the model's mean on the screened answers in a few forms: the likeliest of all on the first ones. Forms near
+    its own template count only where they are likelier than that, or they would hide every other form."""
     glanced = nats_by_form(reader, titles, screened[:GLANCED])
-    means = {title: fmean(numbers) for title, numbers in glanced.items()}
+    own = fmean(own_nats[:GLANCED])
+    means = dict[str, float]()
+    for title, numbers in glanced.items():
+        if not title.startswith(NEAR_OWN) or fmean(numbers) > own:
+            means[title] = fmean(numbers)
     likeliest_first = sorted(means, key=means.__getitem__, reverse=True)
     further = nats_by_form(reader, likeliest_first[:SHORTLISTED], screened[GLANCED:])
     return {title: fmean([*glanced[title], *numbers]) for title, numbers in further.items()}
