@@ -198,19 +198,19 @@ class Target(StrEnum):
     )
     diff = Stage(
         "diff",
-        2,
+        3,
         "its folder beside the start's, key by key",
         absent="Set recipe=examine.",
         section="folders",
     )
     examine = Stage(
         "examine",
-        3,
+        4,
         "what is wrong with another tool's model?",
         absent="Set recipe=examine.",
         settings=("examine",),
     )
-    report = Stage("report", 34, "one page, outputs/report.html", Phase.evaluation)
+    report = Stage("report", 35, "one page, outputs/report.html", Phase.evaluation)
 
 
 STAGES = {str(target): target.record for target in Target}

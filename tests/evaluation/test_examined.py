@@ -156,6 +156,7 @@ def comparison(own: float, other: float, own_before: float, other_before: float)
     return Comparison(
         "a form",
         {"a form": other},
+        1,
         *([x + draw.gauss(0, 0.02) for _ in range(32)] for x in figures),
     )
 
@@ -374,6 +375,36 @@ def changed(model: Path, folder: Path, change: Callable[[str, torch.Tensor], tor
     others = {name: change(name, tensor).contiguous() for name, tensor in tensors.items()}
     save_file(others, made / "model.safetensors", {"format": "pt"})
     return made
+
+
+def test_a_change_of_low_rank_adds_a_merged_adapter_to_what_would_show_the_same(
+    found: Examined, model: Path, tmp_path: Path
+) -> None:
+    def with_rank_two(name: str, old: torch.Tensor) -> torch.Tensor:
+        if "proj" not in name:
+            return old
+        generator = torch.Generator().manual_seed(0)
+        factors = [torch.randn(size, 2, generator=generator) for size in old.shape]
+        return old + 0.1 * factors[0] @ factors[1].T
+
+    def with_full_rank(name: str, old: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return old + 0.1 * torch.randn(old.shape, generator=generator)
+
+    found.results = replace(found.results, kl={"policy": Divergence(2.0, 20.0, 60)})
+    found.readings = sound_readings(after=Answers(around(-5), around(0.9)))
+    whole = changed(model, tmp_path / "whole", with_full_rank)
+    merged = changed(model, tmp_path / "merged", with_rank_two)
+    for check in (behaviour.far, behaviour.answers_unlikelier):
+        found.after = replace(found.after, came=whole)
+        [without] = check(found)
+        found.after = replace(found.after, came=merged)
+        [finding] = check(found)
+        assert list(finding.causes[1:]) == list(without.causes)
+        assert "rank 2" in finding.causes[0]
+        assert "examine.model" in finding.causes[0]
+    found.merged_adapter = tmp_path  # it is compared by a check of its own
+    assert "rank" not in " ".join(behaviour.far(found)[0].causes)
 
 
 def test_norms_alone_are_a_training_and_rounding_is_none(

@@ -161,6 +161,11 @@ def for_other_rotary_positions(weight: Tensor) -> Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
+def as_eight_bits(weight: Tensor) -> Tensor:
+    steps = weight.abs().amax(1, keepdim=True) / 127
+    return (weight / steps).round() * steps
+
+
 def exchanged(first: str, second: str) -> Weights:
     """Return what exchanges the tensors of two parts of a model."""
 
@@ -313,6 +318,24 @@ FAULTS = {
         "characters",
         keys("tokenizer_config.json", chat_template="{{ messages }}"),
     ),
+    "generate is told no stop": Fault(
+        "stops: of generate",
+        CHANGES,
+        "nothing",
+        keys("generation_config.json", eos_token_id=None),
+    ),
+    "generate is told another stop": Fault(
+        "stops: of generate",
+        CHANGES,
+        "<|endoftext|>",
+        keys("generation_config.json", eos_token_id=0),
+    ),
+    "weights of 8 bits": Fault(
+        "weights: values side by side",
+        CHANGES,
+        "of 32",
+        weights=replaced(as_eight_bits, "proj.weight"),
+    ),
     "the special tokens are lost": Fault(
         "tokenizer: eos_token", CHANGES, "not set", without("tokenizer_config.json")
     ),
@@ -365,6 +388,10 @@ SOUND: dict[str, tuple[Files, Weights]] = {
     ),
     "an embedding that is filled up": (padded, new_rows("zero")),
     "new tokens that were trained": (with_new_tokens, new_rows("trained")),
+    "weights in bfloat16": (
+        lambda folder: None,
+        replaced(Tensor.bfloat16, "weight"),
+    ),
     "the start's type in config.json": (
         keys("config.json", dtype="bfloat16", use_cache=False),
         lambda tensors: None,
@@ -453,6 +480,19 @@ def test_weights_are_compared_whatever_becomes_of_the_tokenizer(
         "weights: NaN or infinite",
     }
     assert QUERY in by_key["weights: missing"].model
+
+
+def test_a_new_row_that_is_not_finite_is_not_called_zero(start: Path, tmp_path: Path) -> None:
+    def append(tensors: Tensors) -> None:
+        old = tensors[EMBEDDING]
+        row = torch.full((1, old.shape[1]), torch.nan)
+        tensors[EMBEDDING] = torch.cat([old, row, torch.zeros(1, old.shape[1]), old[:2] + 1])
+
+    model = trained(start, tmp_path / "model", append)
+    with_new_tokens(model)
+    by_key = differences(start, model)
+    assert by_key["weights: NaN or infinite"].level is BREAKS
+    assert by_key[UNTRAINED].model == "zero: <b>"
 
 
 def test_a_new_row_is_a_copy_of_a_new_or_an_old_one_and_not_of_itself() -> None:

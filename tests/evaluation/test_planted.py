@@ -1,12 +1,25 @@
 """Models that plain loops trained with a planted fault, and sound ones: what an examination says of each."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from stages.config.choices import Precision
+from stages.evaluation.examined.answer_forms import SPACED, Row
+from stages.evaluation.examined.answer_readings import Model, Reader, Readings, readings_of
 from stages.evaluation.examined.finding import Examination
-from tests.evaluation.planted_models import END, Planted, Request, headers, sharegpt, two_bos
+from tests.evaluation.planted_models import (
+    END,
+    HELD_OUT,
+    Planted,
+    Request,
+    headers,
+    pair_of,
+    sharegpt,
+    two_bos,
+)
 
 Make = Callable[[Planted], Path]
 
@@ -104,7 +117,84 @@ def test_a_trace_of_a_planted_fault_is_shown_with_the_figure_of_the_start(
 
 
 @pytest.mark.extended
+def test_a_space_before_every_answer_of_the_training_is_told_from_another_template(
+    planted: Planted,
+) -> None:
+    spaced = planted.sft("spaced", planted.start, answer=lambda request: f" {request.answer}")
+    examination = planted.examination(spaced)
+    [finding] = [each for each in examination.faults if "form" in each.name]
+    assert finding.name == "likelier_in_another_form"
+    assert SPACED in finding.seen
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", SOUND)
 def test_a_sound_training_has_no_fault(kind: str, planted: Planted) -> None:
     examination = planted.examination(SOUND[kind](planted))
     assert examination.faults == []
+
+
+class Noting(Reader):
+    """A reader that notes the rows that it scores, by its title."""
+
+    scored: dict[str, list[Row]]
+
+    def score(self, rows: Sequence[Row]) -> list[list[float]]:
+        self.scored.setdefault(self.title, []).extend(rows)
+        return super().score(rows)
+
+
+def read_and_noted(planted: Planted, after: Path) -> tuple[Readings, dict[str, list[Row]]]:
+    """Return the readings of HELD_OUT under both models, and the rows that each of them scored."""
+    scored = dict[str, list[Row]]()
+
+    def opened(folder: Path) -> Reader:
+        reader = Noting("cpu", Precision.fp32, folder.name, folder)
+        reader.scored = scored
+        return reader
+
+    models = list[Model]()
+    for folder in (planted.start, after):
+        side = planted.side(folder, folder)
+        models.append(Model(side.published, side.contract, opened))
+    read = readings_of([pair_of(request) for request in HELD_OUT], *models)
+    assert read
+    return read, scored
+
+
+@pytest.mark.extended
+def test_no_text_is_read_twice_and_of_many_forms_only_a_few_are_read_closely(
+    planted: Planted,
+) -> None:
+    sound = planted.sft("read", planted.start)
+    read, scored = read_and_noted(planted, sound)
+    for rows in scored.values():
+        texts = Counter(tuple(prompt + answer) for prompt, answer in rows)
+        assert texts.most_common(1)[0][1] == 1
+    assert read.form
+    assert read.form.ways > len(read.form.tried)
+    rows_of_answers = len(HELD_OUT)
+    assert len(scored[sound.name]) < 4 * rows_of_answers
+    # no figure of the start's in a form that the sound model finds far unlikelier would make a difference
+    assert read.form.other_before == []
+    assert len(scored[planted.start.name]) < 2 * rows_of_answers
+
+
+@pytest.mark.extended
+def test_the_answers_that_are_read_do_not_depend_on_the_order_of_the_pairs(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.evaluation.examined.answer_readings.MOST_ANSWERS", 20)
+    side = planted.side(planted.start, planted.start)
+    model = Model(
+        side.published, side.contract, lambda folder: Reader("cpu", Precision.fp32, "", folder)
+    )
+    pairs = [pair_of(request) for request in HELD_OUT]
+    ids = list[list[str]]()
+    for ordered in (pairs, pairs[::-1]):
+        read = readings_of(ordered, model, model)
+        assert read
+        ids.append([pair.id for pair in read.pairs])
+    assert ids[0] == ids[1][::-1]
+    assert len(ids[0]) == 20
+    assert ids[0] != [pair.id for pair in pairs[:20]]

@@ -58,7 +58,13 @@ FORMS = {
 LLAMA_2 = "Llama 2"
 # of a form in which prompt and answer have no token in common
 APART = ", answer tokenized apart"
-OWN_WITH_SHAREGPT = "its own template with human and gpt"
+OWN = "its own template"
+OWN_WITH_SHAREGPT = f"{OWN} with human and gpt"
+STRIPPED = f"{OWN} without white space at its end"
+BROKEN = f"{OWN} and a line break"
+SPACED = f"{OWN} and a space"
+# They differ from the own template in white space alone, and are likely in every model that reads that.
+NEAR_OWN = (STRIPPED, BROKEN, SPACED)
 
 
 def form_rows(pair: Pair, contract: Contract) -> dict[str, Row]:
@@ -68,17 +74,24 @@ def form_rows(pair: Pair, contract: Contract) -> dict[str, Row]:
     eos = str(tokenizer.eos_token or "")
     texts = {title: form.prompt(pair.prompt, eos) for title, form in FORMS.items()}
     texts[LLAMA_2] = llama_2_prompt(pair.prompt)
+    answer = pair.chosen[-1]["content"]
+    answers = dict[str, str]()
     with suppress(ContractError):
-        texts[OWN_WITH_SHAREGPT] = own_prompt_with_sharegpt(pair.prompt, contract)
+        texts[OWN_WITH_SHAREGPT] = own_prompt(pair.prompt, contract, SHAREGPT)
+        own_text = own_prompt(pair.prompt, contract, {})
+        texts[STRIPPED] = own_text.rstrip()
+        texts[BROKEN] = f"{own_text}\n"
+        texts[SPACED] = own_text
+        answers[SPACED] = f" {answer}"
     own = contract.prompt(pair.prompt)
     start = own[: count_bos(own, contract)]
-    answer = pair.chosen[-1]["content"]
     rows = dict[str, Row]()
     for title, text in texts.items():
-        joined = tokens_of(text, answer, start, contract)
-        apart = tokens_apart(text, answer, start, contract)
+        joined = tokens_of(text, answers.get(title, answer), start, contract)
+        apart = tokens_apart(text, answers.get(title, answer), start, contract)
         for row, row_title in ((joined, title), (apart, f"{title}{APART}")):
-            if row[1] and row[0] and row[0] != own and row not in rows.values():
+            is_other = row[0] != own or title in answers
+            if row[1] and row[0] and is_other and row not in rows.values():
                 rows[row_title] = row
     return rows
 
@@ -112,13 +125,13 @@ def llama_2_prompt(messages: Sequence[Message]) -> str:
     return f"{text} "
 
 
-def own_prompt_with_sharegpt(messages: Sequence[Message], contract: Contract) -> str:
-    """Return a prompt in the model's own template, with the names of roles that ShareGPT has."""
+def own_prompt(messages: Sequence[Message], contract: Contract, roles: Mapping[str, str]) -> str:
+    """Return a prompt in the model's own template, with other names of `roles`, without a BOS that begins the text."""
     hidden = list[Message]()
     for place, message in enumerate(messages):
         hidden.append({**message, "content": PLACE.format(place)})
     text = contract.render(hidden, to_answer=True)
-    for role, name in SHAREGPT.items():
+    for role, name in roles.items():
         text = re.sub(rf"(?<!\w){role}(?!\w)", name, text)
     bos = contract.tokenizer.bos_token
     for place, message in enumerate(messages):

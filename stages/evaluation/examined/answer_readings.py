@@ -3,7 +3,7 @@ numbers of BOS, and of the end of turn after each. Where an end is in question, 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ import torch
 from stages.config.choices import Forward, Precision
 from stages.evaluation.examined.answer_forms import (
     MOST_ANSWER_TOKENS,
+    NEAR_OWN,
     Row,
     bos_rows,
     form_rows,
@@ -22,13 +23,18 @@ from stages.models.contract import Contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.models.rendering import ContractError
 from stages.store.records import Pair
+from stages.store.splits import draw_order
 from stages.store.workspace import Progress
 
 NO_LIMIT = 1_000_000  # tokens of a model whose config has none
 MOST_TRIED = 1_000  # pairs
 MOST_ANSWERS = 64  # that are read under both models' own templates
-SCREENED = 8  # answers by which the likeliest other form is chosen
+GLANCED = 2  # answers by which a few of all other forms are chosen
+SHORTLISTED = 4  # of these forms
+SCREENED = 8  # answers by which the likeliest of these few is chosen
 COMPARED = 32  # further answers, at most, on which that form is compared
+FOLLOWED = 16  # answers behind which the likeliest other tokens are read
+LIKELIER = 0.05  # nats a token by which another form is clearly likelier
 QUESTIONED = 8  # prompts that are answered with room to end
 ROOM = 4  # times the longest of their chosen answers
 LEAST_ROOM = 128  # tokens
@@ -49,10 +55,12 @@ class Answers:
 @dataclass
 class Comparison:
     """The likelihood of answers in another form than the model's own, in nats a token. `title`: the form. `tried`: the
-    model's mean on a few answers in each form that was tried."""
+    model's mean on a few answers in each of the likeliest forms of `ways`. The start's are empty where its template has
+    not this form, or where no figure of the start's could make a difference."""
 
     title: str
     tried: dict[str, float]
+    ways: int
     own_after: list[float]
     other_after: list[float]
     own_before: list[float]
@@ -71,7 +79,8 @@ class LeftToEnd:
 @dataclass
 class Readings:
     """What both models make of the chosen answers of `pairs`. `instead`: the probability of each other stop token and of
-    the likeliest other token after them, by its spelling, where the end of turn is not certain. `form`, `bos`: the
+    the likeliest other token after the first of them, by its spelling, where the end of turn is not certain. `form`,
+    `bos`: the
     likeliest other form, and number of BOS. `second_bos`: the probability that BOS follows BOS under the start and under
     the model; None without BOS. `left`: None where no end is in question."""
 
@@ -119,21 +128,26 @@ class Reader:
 
     @torch.inference_mode()
     def answers_end(self, prompts: Sequence[list[int]], stops: list[int], room: int) -> list[bool]:
-        """Return whether the likeliest answer to each prompt ends within `room` tokens."""
-        ended = list[bool]()
-        for prompt in prompts:
-            ids = torch.tensor([prompt], device=self.model.device)
-            written = self.model.generate(  # type: ignore[operator]
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=room,
-                do_sample=False,
-                repetition_penalty=1.0,
-                eos_token_id=stops,
-                pad_token_id=stops[0],
-            )
-            ended.append(int(written[0, -1]) in stops)
-        return ended
+        """Return whether the likeliest answer to each prompt ends within `room` tokens. All are written at once."""
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        padded = [
+            stops[:1] * missing + prompt for missing, prompt in zip(padding, prompts, strict=True)
+        ]
+        ids = torch.tensor(padded, device=self.model.device)
+        places = torch.arange(width, device=self.model.device)
+        is_prompt = places >= torch.tensor(padding, device=self.model.device)[:, None]
+        written = self.model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=is_prompt.long(),
+            max_new_tokens=room,
+            do_sample=False,
+            repetition_penalty=1.0,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+        )
+        answers = written[:, width:].tolist()
+        return [not set(stops).isdisjoint(answer) for answer in answers]
 
 
 @dataclass
@@ -146,32 +160,34 @@ class Model:
 
 
 def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings | None:
-    """Return what both models make of the chosen answers; None if either template renders none of them within the
-    context. One model is in memory at a time."""
-    read = list[Pair]()
-    own_before, own_after = list[Row](), list[Row]()
+    """Return what both models make of the chosen answers of some pairs, drawn at random; None if either template renders
+    none of them within the context. One model is in memory at a time."""
+    found = dict[int, tuple[Row, Row]]()
     contexts = [read_context_length(model.folder) for model in (before, after)]
     context = min((length for length in contexts if length), default=NO_LIMIT)
-    for pair in pairs[:MOST_TRIED]:
-        first = own_row(pair, before.contract, context)
-        second = own_row(pair, after.contract, context)
-        if first and second and len(read) < MOST_ANSWERS:
-            read.append(pair)
-            own_before.append(first)
-            own_after.append(second)
-    if not read:
+    for place in random_places(pairs)[:MOST_TRIED]:
+        first = own_row(pairs[place], before.contract, context)
+        second = own_row(pairs[place], after.contract, context)
+        if first and second and len(found) < MOST_ANSWERS:
+            found[place] = first, second
+    if not found:
         return None
+    places = sorted(found)
+    read = [pairs[place] for place in places]
+    own_before = [found[place][0] for place in places]
+    own_after = [found[place][1] for place in places]
     forms_after = [partial(form_rows, pair, after.contract) for pair in read]
     forms_before = [partial(form_rows, pair, before.contract) for pair in read]
     bos_after = [partial(bos_rows, row, after.contract) for row in own_after]
     bos_before = [partial(bos_rows, row, before.contract) for row in own_before]
 
     reader = after.open(after.folder)
-    answers_after = as_answers(reader.score(own_after))
+    scored_after = reader.score(own_after)
+    answers_after = as_answers(scored_after)
     instead = read_instead(reader, after.contract, own_after, answers_after)
     bos_after_bos = second_bos(reader, after.contract)
-    form = likeliest(reader, own_after, forms_after)
-    bos = likeliest(reader, own_after, bos_after)
+    form = likeliest(reader, scored_after, forms_after)
+    bos = likeliest(reader, scored_after, bos_after)
     questioned = questioned_answers(answers_after)
     left = None
     if questioned:
@@ -181,7 +197,8 @@ def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings 
     del reader
 
     reader = before.open(before.folder)
-    answers_before = as_answers(reader.score(own_before))
+    scored_before = reader.score(own_before)
+    answers_before = as_answers(scored_before)
     if left:
         prompts = [own_before[i][0] for i in questioned]
         left.before = reader.answers_end(prompts, before.contract.stop_ids, left.room)
@@ -195,11 +212,16 @@ def readings_of(pairs: Sequence[Pair], before: Model, after: Model) -> Readings 
         answers_after,
         [len(answer) - 1 for _, answer in own_after],
         instead,
-        compare(reader, form, own_before, forms_before),
-        compare(reader, bos, own_before, bos_before),
+        compare(reader, form, scored_before, forms_before),
+        compare(reader, bos, scored_before, bos_before),
         both_bos,
         left,
     )
+
+
+def random_places(pairs: Sequence[Pair]) -> list[int]:
+    """Return the places of pairs in a random order, which depends on the pairs alone."""
+    return sorted(range(len(pairs)), key=[draw_order(pair.id) for pair in pairs].__getitem__)
 
 
 def own_row(pair: Pair, contract: Contract, context: int) -> Row | None:
@@ -223,11 +245,13 @@ def as_answers(scored: Sequence[list[float]]) -> Answers:
 def read_instead(
     reader: Reader, contract: Contract, rows: Sequence[Row], answers: Answers
 ) -> dict[str, list[float]]:
-    """Return the probability of other tokens than the end of turn after the answers, where the end is not certain."""
+    """Return the probability of other tokens than the end of turn after the first answers, where the end is not
+    certain."""
     if fmean(answers.ends) >= CERTAIN_END:
         return {}
     end = contract.stop_ids[0]
-    followers = torch.stack([reader.next_token([*prompt, *answer[:-1]]) for prompt, answer in rows])
+    texts = [[*prompt, *answer[:-1]] for prompt, answer in rows[:FOLLOWED]]
+    followers = torch.stack([reader.next_token(text) for text in texts])
     followers[:, end] = 0.0
     likeliest_id = int(followers.mean(0).argmax())
     token_ids = [*contract.stop_ids[1:], contract.tokenizer.eos_token_id, likeliest_id]
@@ -262,68 +286,106 @@ def room_to_end(rows: Sequence[Row], context: int) -> int:
 
 @dataclass
 class Likeliest:
-    """The form in which a model finds answers likeliest, its mean in each form that was tried, and the `places` of other
-    answers on which the form is compared."""
+    """The form in which a model finds answers likeliest, its mean in each form of the shortlist, how many `ways` there
+    were, and the `places` of other answers on which the form is compared."""
 
     title: str
     tried: dict[str, float]
+    ways: int
     places: list[int]
     own: list[float]
     other: list[float]
 
+    @property
+    def gain(self) -> float:
+        """By how much answers are likelier in the form than under the model's own template, in nats a token."""
+        return fmean(self.other) - fmean(self.own)
+
 
 def likeliest(
-    reader: Reader, own: Sequence[Row], rows: Sequence[Callable[[], dict[str, Row]]]
+    reader: Reader, scored: Sequence[list[float]], rows: Sequence[Callable[[], dict[str, Row]]]
 ) -> Likeliest | None:
     """Return the other form that a model finds likeliest by the first answers, and both likelihoods on further ones. The
     choice and the comparison are on different answers, so that the best of many forms has no advantage. None if there
-    are too few answers, or no other form."""
-    if len(own) < 2 * SCREENED:
+    are too few answers, or no other form. `scored`: the log-probs of the answers under its own template."""
+    if len(scored) < 2 * SCREENED:
         return None
     screened = [rows_of() for rows_of in rows[:SCREENED]]
     titles = [title for title in screened[0] if all(title in of_row for of_row in screened)]
-    if not titles:
+    own_nats = [cut_nats(log_probs) for log_probs in scored]
+    tried = shortlist(reader, titles, screened, own_nats)
+    if not tried:
         return None
-    means = dict[str, float]()
-    for title in titles:
-        means[title] = fmean(nats_of(reader, [of_row[title] for of_row in screened]))
-    title = max(means, key=means.__getitem__)
+    title = max(tried, key=tried.__getitem__)
     places = list[int]()
-    own_rows, other_rows = list[Row](), list[Row]()
-    for i in range(SCREENED, min(len(own), SCREENED + COMPARED)):
+    other_rows = list[Row]()
+    for i in range(SCREENED, min(len(scored), SCREENED + COMPARED)):
         other = rows[i]().get(title)
         if other:
             places.append(i)
-            own_rows.append(cut(own[i]))
             other_rows.append(other)
     if len(places) < SCREENED:
         return None
-    return Likeliest(title, means, places, nats_of(reader, own_rows), nats_of(reader, other_rows))
+    own = [own_nats[i] for i in places]
+    return Likeliest(title, tried, len(titles), places, own, nats_of(reader, other_rows))
+
+
+def shortlist(
+    reader: Reader,
+    titles: Sequence[str],
+    screened: Sequence[dict[str, Row]],
+    own_nats: Sequence[float],
+) -> dict[str, float]:
+    """Return the model's mean on the screened answers in a few forms: the likeliest of all on the first ones. Forms near
+    its own template count only where they are likelier than that, or they would hide every other form."""
+    glanced = nats_by_form(reader, titles, screened[:GLANCED])
+    own = fmean(own_nats[:GLANCED])
+    means = dict[str, float]()
+    for title, numbers in glanced.items():
+        if not title.startswith(NEAR_OWN) or fmean(numbers) > own:
+            means[title] = fmean(numbers)
+    likeliest_first = sorted(means, key=means.__getitem__, reverse=True)
+    further = nats_by_form(reader, likeliest_first[:SHORTLISTED], screened[GLANCED:])
+    return {title: fmean([*glanced[title], *numbers]) for title, numbers in further.items()}
+
+
+def nats_by_form(
+    reader: Reader, titles: Sequence[str], answers: Sequence[dict[str, Row]]
+) -> dict[str, list[float]]:
+    """Return the likelihood of answers in each form. All are read together, in as few batches as possible."""
+    rows = list[Row]()
+    for title in titles:
+        rows += [of_answer[title] for of_answer in answers]
+    read = nats_of(reader, rows)
+    count = len(answers)
+    return {title: read[i * count :][:count] for i, title in enumerate(titles)}
 
 
 def compare(
     reader: Reader,
     form: Likeliest | None,
-    own: Sequence[Row],
+    scored: Sequence[list[float]],
     rows: Sequence[Callable[[], dict[str, Row]]],
 ) -> Comparison | None:
-    """Return how the start reads the same answers in the same form, if its template has them in this form."""
+    """Return how the start reads the same answers in the same form, if its template has them in this form, and if it
+    matters: a form that is clearly unlikelier is of interest only where the model left its own template. `scored`: the
+    log-probs of the answers under the start's own template."""
     if form is None:
         return None
+    own = [cut_nats(scored[i]) for i in form.places]
+    without_start = Comparison(form.title, form.tried, form.ways, form.own, form.other, [], [])
+    if form.gain <= -LIKELIER and fmean(form.own) >= fmean(own) - LIKELIER:
+        return without_start
     others = [rows[i]().get(form.title) for i in form.places]
     other_rows = [row for row in others if row]
     if len(other_rows) < len(others):
-        return Comparison(form.title, form.tried, form.own, form.other, [], [])
-    own_nats = nats_of(reader, [cut(own[i]) for i in form.places])
-    return Comparison(
-        form.title, form.tried, form.own, form.other, own_nats, nats_of(reader, other_rows)
-    )
+        return without_start
+    return replace(without_start, own_before=own, other_before=nats_of(reader, other_rows))
 
 
-def cut(row: Row) -> Row:
-    """Return a row without its end of turn, and with the first tokens of a long answer alone."""
-    prompt, answer = row
-    return prompt, answer[:-1][:MOST_ANSWER_TOKENS]
+def cut_nats(log_probs: Sequence[float]) -> float:
+    """Return the likelihood of an answer without its end of turn; of a long one, of its first tokens, as in other forms."""
+    return fmean(log_probs[:-1][:MOST_ANSWER_TOKENS])
 
 
 def nats_of(reader: Reader, rows: Sequence[Row]) -> list[float]:

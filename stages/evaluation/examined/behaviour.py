@@ -13,15 +13,17 @@ from stages.evaluation import claims
 from stages.evaluation.claims import HALF, LEAST_MOVED, SURE
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means, difference, share
+from stages.evaluation.examined import weights
 from stages.evaluation.examined.answer_readings import (
     FELL,
+    LIKELIER,
     SCREENED,
     SELDOM,
     Comparison,
     LeftToEnd,
     Readings,
 )
-from stages.evaluation.examined.finding import Finding, NotEnough
+from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.intervals import Interval
 from stages.evaluation.pair_groups import LENGTH_COLUMNS, LONGER
@@ -31,7 +33,6 @@ from stages.store.numbers import signed
 OFTEN = 0.3  # a probability of the end of turn after a whole answer, as of a model that was taught to end
 MORE_LOOPS = 0.1  # a rise of the share of answers that loop
 FEWEST = 12  # answers by which anything is said
-LIKELIER = 0.05  # nats a token by which another form is clearly likelier
 AS_LIKELY = 0.3  # nats a token by which another form was clearly unlikelier before
 UNLIKELIER = 0.5  # nats a token by which answers became clearly unlikelier
 DAMAGED = 2.0  # nats a token that no learning of preferences explains
@@ -78,8 +79,12 @@ def require_finite(figures: str, numbers: Sequence[float]) -> None:
         raise NotEnough(f"{figures} are not finite numbers: look for NaN in its weights")
 
 
-def answers_scope(read: Readings) -> str:
-    return f"{len(read.pairs)} answers"
+def answers_scope(examined: Examined, read: Readings) -> str:
+    """Return by how many answers something is said: `64 of 160 answers, drawn at random`."""
+    count, total = len(read.pairs), len(examined.pairs)
+    if count < total:
+        return f"{count} of {total:,} answers, drawn at random"
+    return f"{count} answers"
 
 
 def ends(examined: Examined) -> list[Finding]:
@@ -88,7 +93,7 @@ def ends(examined: Examined) -> list[Finding]:
     do not."""
     read = read_answers(examined)
     before, after = read.before.ends, read.after.ends
-    scope = answers_scope(read)
+    scope = answers_scope(examined, read)
     fall = difference(before, after)
     end = examined.after.end_of_turn
     figures = f"in {share_of(after).share()} of cases, {examined.before.title} in {share_of(before).share()}"
@@ -280,12 +285,26 @@ def answers_unlikelier(examined: Examined) -> list[Finding]:
         examined.finding(
             "answers_unlikelier",
             seen,
-            answers_scope(read),
+            answers_scope(examined, read),
             is_fault=is_fault,
             certain=certain,
             interval=change,
+            causes=merged_causes(examined, "answers_unlikelier"),
         )
     ]
+
+
+def merged_causes(examined: Examined, finding_name: str) -> list[str] | None:
+    """Return the causes of a finding with one more, if the model has the change of a merged adapter that is not there to
+    be compared; else None. The weights alone do not tell by what factor it was merged."""
+    rank = weights.merged_rank(examined)
+    if not rank:
+        return None
+    merged = (
+        f"an adapter was merged twice, or by another factor than alpha / r: the change has rank {rank}, as an "
+        "adapter's, and no adapter is beside it. To tell: name the adapter as examine.model"
+    )
+    return [merged, *TEXTS["findings"][finding_name]["causes"]]
 
 
 def learnt(examined: Examined) -> list[Finding]:
@@ -457,7 +476,7 @@ def far(examined: Examined) -> list[Finding]:
     if examined.readings and len(examined.readings.pairs) >= FEWEST:
         change = difference(examined.readings.before.nats, examined.readings.after.nats)
         is_fault = claims.is_below(change, -UNLIKELIER)
-    causes = None
+    causes = merged_causes(examined, "far")
     if examined.largest_rate is not None:
         rate = f"a learning rate of {examined.largest_rate:g}, by the training log beside the model"
         causes = [rate]
@@ -472,6 +491,7 @@ def figures_of(examined: Examined) -> dict[str, list[str]]:
     if read is None:
         return {}
     figures = {
+        "chosen answers that were read": ["", answers_scope(examined, read)],
         "a token of the chosen answers": [
             nats(fmean(each.nats)) for each in (read.before, read.after)
         ],
@@ -482,7 +502,8 @@ def figures_of(examined: Examined) -> dict[str, list[str]]:
             before = nats(fmean(form.other_before)) if form.other_before else ""
             figures[f"a token of them, {form.title}"] = [before, nats(fmean(form.other_after))]
             tried = [f"{title} {mean:.2f}" for title, mean in form.tried.items()]
-            figures[f"{SCREENED} answers, {len(tried)} other ways"] = ["", ", ".join(tried)]
+            title = f"{SCREENED} answers, {len(tried)} of {form.ways} other ways"
+            figures[title] = ["", ", ".join(tried)]
     return figures
 
 

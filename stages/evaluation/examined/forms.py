@@ -3,7 +3,7 @@
 from stages.config.errors import UserError
 from stages.evaluation.examined.finding import Finding, NotEnough
 from stages.evaluation.examined.sides import Examined, Side
-from stages.models.contract import load_or_derive_contract
+from stages.models.contract import Contract, load_or_derive_contract
 from stages.models.rendering import ContractError
 from stages.store.records import Message
 from stages.store.text_units import count_shared_prefix
@@ -23,8 +23,9 @@ def template_changed(examined: Examined) -> list[Finding]:
     if not (examined.before.tokenizer.chat_template and examined.after.tokenizer.chat_template):
         return []
     compared = 0
+    contracts = [template_of(side) for side in (examined.before, examined.after)]
     for conversation in examined.conversations:
-        before, after = (rendered(side, conversation) for side in (examined.before, examined.after))
+        before, after = (rendered(contract, conversation) for contract in contracts)
         if before is None or after is None:
             continue
         compared += 1
@@ -39,11 +40,21 @@ def template_changed(examined: Examined) -> list[Finding]:
     return []
 
 
-def rendered(side: Side, conversation: list[Message]) -> str | None:
-    """Return a conversation in the template that came; None if that refuses it."""
+def template_of(side: Side) -> Contract | None:
+    """Return the contract of the template that came; None if that cannot be used at all."""
     try:
-        return load_or_derive_contract(side.came).render(conversation)
+        return load_or_derive_contract(side.came)
     except (ContractError, UserError):
+        return None
+
+
+def rendered(contract: Contract | None, conversation: list[Message]) -> str | None:
+    """Return a conversation in the template that came; None if that refuses it."""
+    if contract is None:
+        return None
+    try:
+        return contract.render(conversation)
+    except ContractError:
         return None
 
 

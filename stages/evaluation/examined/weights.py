@@ -1,5 +1,6 @@
 """Faults of weights: nothing was trained, it is another model's training, an adapter counts twice, rows are untrained."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,7 @@ from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
 from stages.evaluation.examined.sides import Examined
 from stages.evaluation.folders.embedding_rows import NEAR_MEAN
 from stages.evaluation.folders.tensor_names import LAYER
-from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.evaluation.stored_tensors import StoredTensors, as_numbers, spread
 from stages.models.loading import locate_output_embedding
 
 COMPARED = 12  # matrices of a model whose directions are compared
@@ -39,12 +40,13 @@ def unchanged(examined: Examined) -> list[Finding]:
         return []
     is_rounded = False
     for name in after.shapes:
-        old, new = before.matrix(name), after.matrix(name)
-        if torch.equal(old, new):
-            continue
-        if not torch.equal(old.bfloat16().float(), new):
-            return []
-        is_rounded = True
+        for old, new in zip(before.blocks(name), after.blocks(name), strict=True):
+            first, second = as_numbers(old), as_numbers(new)
+            if torch.equal(first, second):
+                continue
+            if not torch.equal(first.bfloat16().float(), second):
+                return []
+            is_rounded = True
     rounding = ", rounded to bf16" if is_rounded else ""
     seen = f"all {len(after.shapes)} tensors are those of {examined.before.title}{rounding}"
     return examined.fact("unchanged", seen)
@@ -86,20 +88,51 @@ def points_elsewhere(examined: Examined) -> list[Finding]:
 
 def update_figures(examined: Examined) -> dict[str, list[str]]:
     """Return size and rank of the change of some matrices, as a figure of both models: an adapter's rank is low."""
-    before, after = (
-        StoredTensors.of_folder(side.came) for side in (examined.before, examined.after)
-    )
-    sizes, ranks = list[float](), list[int]()
-    for name in matrices_of_both(before, after):
-        old = before.matrix(name)
-        change = after.matrix(name) - old
-        sizes.append(float(change.norm() / old.norm().clamp(min=1e-30)))
-        ranks.append(rank_of(change))
-    if not sizes:
+    changes = matrix_changes(examined.before.came, examined.after.came)
+    if not changes:
         return {}
+    sizes = [change.size for change in changes]
+    ranks = [change.rank for change in changes]
     more = " or more" if max(ranks) == MOST_RANK else ""
     change_in_words = f"{min(sizes):.1e} to {max(sizes):.1e} of their length, of rank {min(ranks)} to {max(ranks)}{more}"
     return {f"change of {len(sizes)} matrices": ["", change_in_words]}
+
+
+def merged_rank(examined: Examined) -> int:
+    """Return the rank of the change of weights that an adapter was merged into, where no adapter is there to compare it
+    with: it is low, and one and the same in all matrices that changed. 0 if there is an adapter, or no such rank."""
+    if examined.adapter or examined.merged_adapter:
+        return 0
+    changes = matrix_changes(examined.before.came, examined.after.came)
+    changed = [change for change in changes if change.rank]
+    ranks = {change.rank for change in changed}
+    if len(ranks) != 1 or not all(2 * change.rank < change.full_rank for change in changed):
+        return 0
+    return ranks.pop()
+
+
+@dataclass(frozen=True)
+class MatrixChange:
+    """The change of a matrix: its length by the matrix's, its rank, at most MOST_RANK, and the rank that any change of so
+    many rows and columns may have, at most MOST_RANK."""
+
+    size: float
+    rank: int
+    full_rank: int
+
+
+@cache
+def matrix_changes(before_folder: Path, after_folder: Path) -> list[MatrixChange]:
+    """Return the changes of some matrices of both models."""
+    before, after = map(StoredTensors.of_folder, (before_folder, after_folder))
+    changes = list[MatrixChange]()
+    for name in matrices_of_both(before, after):
+        old = before.matrix(name)
+        change = after.matrix(name) - old
+        size = float(change.norm() / old.norm().clamp(min=1e-30))
+        full_rank = min(*change.shape, MOST_RANK)
+        changes.append(MatrixChange(size, rank_of(change), full_rank))
+    return changes
 
 
 def rank_of(matrix: torch.Tensor) -> int:

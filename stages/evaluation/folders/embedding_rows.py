@@ -16,20 +16,21 @@ SHOWN_TOKENS = 3
 
 
 def new_row_differences(
-    model: ModelFolder, old: StoredTensors, new: StoredTensors
+    model: ModelFolder, old: StoredTensors, new: StoredTensors, figures: Sequence[TensorFigures]
 ) -> list[Difference]:
     """Return the tokens with new rows in the embedding or in the head that no training has moved: such that are zero, the
-    mean of the start's rows, or a copy of another row."""
+    mean of the start's rows, or a copy of another row. Rows that are not finite have a difference of their own."""
     tokens = model.tokens
     all_ids = sorted(tokens)
     untrained = dict[str, list[str]]()
+    not_finite = {each.name: {*each.not_finite_rows} for each in figures}
     for name in sorted(new.files.keys() & old.files.keys()):
         before, after = old.shapes[name], new.shapes[name]
         is_of_tokens = is_embedding(name) or is_head(name)
         if not is_of_tokens or len(after) != 2 or not is_comparable(before, after):
             continue
         first_new = before[0]
-        ids = [i for i in all_ids if first_new <= i < after[0]]
+        ids = [i for i in all_ids if first_new <= i < after[0] and i not in not_finite[name]]
         if not ids:
             continue
         rows = new.matrix(name)

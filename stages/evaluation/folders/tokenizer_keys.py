@@ -320,7 +320,21 @@ def stop_differences(start: ModelFolder, model: ModelFolder) -> list[Difference]
                 "stops: end of turn", start_text, f"{new_end}, not a stop", Level.changes
             )
         )
+    elif (
+        new_end and old_end in stops_of_generate(start) and new_end not in stops_of_generate(model)
+    ):
+        texts = listed(stops_of_generate(start)), listed(stops_of_generate(model))
+        differences.append(row_difference("stops: of generate", *texts, Level.changes))
     return differences
+
+
+def stops_of_generate(folder: ModelFolder) -> list[str]:
+    """Return the tokens at which transformers' `generate` stops: it asks no tokenizer, and no config.json beside a
+    generation_config.json."""
+    settings = folder.read_settings(GENERATION) or folder.read_settings(CONFIG)
+    found = settings.get("eos_token_id")
+    ids = found if isinstance(found, list) else [found]
+    return token_texts(folder.tokenizer, [i for i in ids if i is not None])
 
 
 def stops(folder: ModelFolder) -> list[str]:
