@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.config.stage_table import POLICY_STAGES
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import PACKED, ROWS_PER_GROUP, open_table
 from stages.store.workspace import COLUMNS
@@ -37,7 +38,7 @@ READERS: dict[str, dict[str, str]] = {
     "sample": {"sampler": "file"},
 }
 # stages that make models: a model's own lineage has other rows
-MODELS = ("base", "sft", "reward", "dpo", "kto", "grpo")
+MODELS = ("base", "sft", "reward", *POLICY_STAGES)
 
 
 class KeptColumn:

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import Drawing
 from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
@@ -59,7 +59,7 @@ class Rollouts:
     def __init__(
         self,
         trainer: Trainer,
-        cfg: ScoredGRPO,
+        cfg: Drawing,
         contract: Contract,
         prompts: Prompts,
         judge: Judge,
@@ -139,7 +139,9 @@ class Rollouts:
         if not policy.endswith(digest):
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
-            raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
+            raise UserError(
+                f"align={self.cfg.block}: {problem}. {result}. Type the same command again."
+            )
         sampler = self.open_sampler(model)
         requests = [
             Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
@@ -191,14 +193,14 @@ class Rollouts:
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored = [r for r in ended if r.reward is None]
-        limit = self.cfg.label.max_failed
+        limit = self.cfg.scorer.max_failed
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
             first = unscored[0]
             row = self.prompts[first.prompt_id].opening
             raise UserError(
-                f'{self.cfg.label.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
+                f'{self.cfg.scorer.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
             )
         floors = floors_by_prompt(rewards_by_prompt, self.relative)
         for rollout in rollouts:
@@ -270,11 +272,14 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     }
 
 
-def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> str:
+def reward_message(
+    steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]], cfg: Drawing
+) -> str:
     """Return a warning if the reward rose from the first to the last fifth of the steps, but no gain on held-out prompts
     is shown; else ''. `held_out`: rewards by evaluation."""
     if not held_out:
-        return "no held-out prompt was asked, so a gain is not shown. Set grpo.evaluations, or add validation prompts."
+        problem = "no held-out prompt was asked, so a gain is not shown"
+        return f"{problem}. Set {cfg.block}.evaluations, or add validation prompts."
     fifth = max(1, len(steps) // 5)
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]
@@ -284,7 +289,7 @@ def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         return ""
     rise = f"the reward rose from {fmean(first):.3f} to {fmean(last):.3f}"
     cause = "The model may know its prompts by heart, or what the labeler overrates"
-    way_out = "add prompts, or set grpo.beta=0.04"
+    way_out = f"add prompts, or {cfg.way_to_stay_near}"
     return (
         f"{rise}, but on {len(held_out[0])} held-out prompts no gain is shown. {cause}: {way_out}."
     )
