@@ -1,8 +1,8 @@
 """GRPO (arXiv:2402.03300): advantages, shares and the loss of draws.
 
 A group is a prompt with the model's own completions. An advantage A is a completion's reward minus its baseline. The
-loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient, since every step
-trains on its own rollouts. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
+loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient if every step
+trains on its own draws (`sync_every=1`), else the policy that drew. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
 SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group, or
 once per completion if the model's attention cannot be packed."""
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stages.config.blocks.training import GRPO
-from stages.training.drawing_trainer import DrawingTrainer, Scored
+from stages.training.drawing_trainer import DrawingTrainer, Scored, reading_options
 from stages.training.micro_batches import Batch
 from stages.training.rollouts import Rollout
 from stages.training.token_rows import Row
@@ -56,8 +56,7 @@ def group_rows(
                 "dapo": tokens,
             }
             share = 1 / divisors[cfg.loss_type]
-            ids = rollout.token_ids or []
-            completions.append(Scored(ids, advantage, share, rollout.logprob or 0.0))
+            completions.append(Scored(rollout, advantage, share))
         rows.append({"prompt_ids": prompts[group[0].prompt_id], "completions": completions})
     return rows
 
@@ -76,23 +75,25 @@ class GroupTrainer(DrawingTrainer):
 
     cfg: GRPO
 
+    def teaches(self, group: list[Rollout]) -> bool:
+        return has_difference(with_reward(group))
+
     def step_rows(self, groups: Sequence[list[Rollout]]) -> list[Row]:
         return group_rows(groups, self.rollouts.token_ids, self.cfg)
 
     def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
-        options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
-        options |= {"use_cache": False, "fused_lm_head": True}
+        options = reading_options(inputs)
         output = model(**options)
         shares = inputs["shares"]
         counts = shares > 0
         log_probs = output.log_probs[0]
-        old_log_probs = log_probs.detach()
+        old_log_probs = inputs.get("old_log_probs", log_probs.detach())
         costs = -inputs["advantages"]
         if self.cfg.beta:
             gaps = self.reference_log_probs(options) - log_probs
             kl = gaps.exp() - gaps - 1
             costs = costs + self.cfg.beta * kl
             self.note("kl", torch.where(counts, kl, 0).sum(), counts.sum())
-        self.note_draws(inputs, old_log_probs, output.entropy[0])
+        self.note_draws(inputs, log_probs.detach(), output.entropy[0])
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size

@@ -35,6 +35,8 @@ from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.token_rows import PromptRows
 
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
+# of the draws before the first step
+FIRST = ("first_prompts", "first_ended", "first_right", "first_contrast")
 CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
 
 
@@ -127,7 +129,8 @@ def train_on_draws(
     ]
     fit.describe(inputs, figures, *warnings)
     metrics = fit.metrics(rows.train.tokens("prompt_ids"))
-    first_figures = step_entries[0] | last_values(curves[:1], "eval_reward")
+    # the last of the reversed log is the first one
+    first_figures = last_values(log[::-1], "reward", "eval_reward")
     for name in ("reward", "eval_reward"):
         if name in figures:
             metrics["summary"] += f"; {name} {first_figures[name]:.3f} → {figures[name]:.3f}"
@@ -136,6 +139,8 @@ def train_on_draws(
     completion_tokens = sum(entry["completion_tokens"] * entry["groups"] for entry in step_entries)
     return metrics | {
         "tokens": metrics["tokens"] + round(completion_tokens * cfg.completions),
+        **last_values(log, *FIRST),
+        "skipped_prompts": sum(entry["groups"] - entry["live_groups"] for entry in step_entries),
         "dead_steps": sum(entry["live_groups"] == 0 for entry in step_entries),
         "held_out": len(reward_by_prompt),
         **figures,

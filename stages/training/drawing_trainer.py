@@ -2,12 +2,18 @@
 
 A row of the training data is a prompt. Before a step, `rollouts` gives the completions of its prompts, a group each.
 The objective says what a group teaches (`step_rows`) and what it costs (`compute_loss`). This trainer divides groups
-among processes and micro-batches, logs what was drawn, and evaluates by the reward of greedy answers."""
+among processes and micro-batches, logs what was drawn, and evaluates by the reward of greedy answers.
+
+π is the policy in training, π_old the one that drew. With `sync_every=1` they are the same in every step. In a pool of
+several steps π_old is π before the first of them, and its log-probs are computed then, by the trainer: a sampler's
+differ, as its arithmetic does. A loss that is an expectation over the policy's draws takes the factor π/π_old of each
+token, without a limit, so that older draws add no bias that a clipped factor has."""
 
 import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -24,13 +30,15 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.relative_scores import floors_by_prompt
 from stages.models import lm_head
 from stages.models.loading import load_model
-from stages.models.packing import pack_groups, read_groups
+from stages.models.packing import pack_groups, read_groups, send_batch
 from stages.models.scoring import autocast
 from stages.store.truncation import MOST
+from stages.training.first_draws import FirstDraws
 from stages.training.micro_batches import Batch, MicroBatches, StepRows
 from stages.training.rollouts import Rollout, Rollouts, describe_step
 from stages.training.token_rows import Row
 
+FIRST_PROMPTS = 64  # prompts at most that are completed before the first step
 MOST_DEAD = 10  # steps in a row in which no group teaches
 MOST_GAP = 0.05  # nats per token between the log-probs of an engine and the trainer's
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
@@ -38,12 +46,15 @@ FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rew
 
 
 class Scored(NamedTuple):
-    """A completion, its advantage, each of its tokens' share in the step's loss, and its log-prob by the sampler."""
+    """A completion, its advantage, and each of its tokens' share in the step's loss."""
 
-    token_ids: list[int]
+    draw: Rollout
     advantage: float
     share: float
-    logprob: float
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.draw.token_ids or []
 
 
 def load_start(policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
@@ -105,6 +116,12 @@ def idle_row(row: Row) -> Row:
     return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}
 
 
+def reading_options(inputs: Batch) -> dict[str, Any]:
+    """Return the arguments with which a model reads a batch of groups."""
+    options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
+    return options | {"use_cache": False, "fused_lm_head": True}
+
+
 class DrawingTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its weights from `rollouts`, which is set
     before training, as is the frozen `reference` if the loss reads one and there is no adapter."""
@@ -120,6 +137,20 @@ class DrawingTrainer(MicroBatches):
         self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
+
+    @property
+    def reads_old_log_probs(self) -> bool:
+        """True if the loss of a pool's later steps needs the log-probs of the weights that drew."""
+        return True
+
+    @property
+    def learns_from_older_draws(self) -> bool:
+        """True if earlier weights drew the completions of this step."""
+        return self.rollouts.pool.start < self.state.global_step
+
+    @abstractmethod
+    def teaches(self, group: list[Rollout]) -> bool:
+        """Return whether the rewards of a group's completions say what is better."""
 
     @abstractmethod
     def step_rows(self, groups: Sequence[list[Rollout]]) -> list[Row]:
@@ -143,8 +174,12 @@ class DrawingTrainer(MicroBatches):
         lengths = torch.tensor([len(c.token_ids) for c in completions])
         advantages = torch.tensor([c.advantage for c in completions])
         shares = torch.tensor([c.share for c in completions])
-        log_probs = torch.tensor([c.logprob for c in completions])
-        return pack_groups(groups) | {
+        log_probs = torch.tensor([c.draw.logprob or 0.0 for c in completions])
+        batch = pack_groups(groups)
+        if all(c.draw.old_logprobs for c in completions):
+            older = [value for c in completions for value in c.draw.old_logprobs or ()]
+            batch["old_log_probs"] = torch.tensor(older)
+        return batch | {
             "advantages": advantages.repeat_interleave(lengths),
             "shares": shares.repeat_interleave(lengths),
             "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
@@ -162,17 +197,19 @@ class DrawingTrainer(MicroBatches):
         """Compute the gradients of a step on rollouts of the current weights. A step in which no group teaches has no
         gradients, so that the optimizer changes nothing.
         Raise UserError if MOST_DEAD steps in a row had no group that teaches."""
-        groups = self.rollouts.of_step([row["id"] for row in inputs])
+        if self.state.global_step == 0:
+            self.try_first_draws()
+        groups = self.draw_step([row["id"] for row in inputs])
         live = self.step_rows(groups)
         loss = torch.zeros((), device=self.args.device)
         if live:
             # The groups of this process, or an idle row if there are none.
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
-            if self.rollouts.engine:
+            if self.rollouts.engine and not self.learns_from_older_draws:
                 self.validate_engine_gap(self.summarize("train")["sampler_gap"])
         self._total_train_tokens += sum(map(count_group_tokens, live))
-        figures = describe_step(groups) | {"num_tokens": self._total_train_tokens}
+        figures = describe_step(groups, self.teaches) | {"num_tokens": self._total_train_tokens}
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
             entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry
@@ -184,6 +221,51 @@ class DrawingTrainer(MicroBatches):
             ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align={self.cfg.block}: {problem}, so nothing is learnt. {ways}")
         return loss
+
+    def draw_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
+        """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
+        later_ids = dict[int, Sequence[str]]()
+        remember = None
+        if self.cfg.pool_steps != 1:
+            for step in range(self.state.global_step + 1, self.rollouts.pool.stop):
+                rows = self.schedule.step(step)
+                later_ids[step] = self.rollouts.share_of([self.row_ids[i] for i in rows])
+            if self.reads_old_log_probs:
+                remember = self.remember_log_probs
+        return self.rollouts.of_step(ids, later_ids, remember)
+
+    @cached_property
+    def row_ids(self) -> list[str]:
+        """The ids of the training rows."""
+        return [*self.train_dataset["id"]]
+
+    def try_first_draws(self) -> None:
+        """Draw completions of some prompts before the first step, and log what they are like. Warn if few prompts teach
+        something. Raise UserError if none does."""
+        groups = self.rollouts.before_first_step(self.row_ids[:FIRST_PROMPTS])
+        first = FirstDraws(groups, self.rollouts.relative, self.teaches)
+        self.log(first.figures)
+        first.require_contrast(self.cfg)
+        message = first.few_message(self.cfg)
+        if message:
+            self.out.warn(message)
+
+    @torch.no_grad()
+    def remember_log_probs(self, groups: Sequence[list[Rollout]]) -> None:
+        """Add to completions the log-probs of their tokens by the weights of now."""
+        rows = list[Row]()
+        for group in groups:
+            completions = [Scored(draw, 0.0, 1.0) for draw in group]
+            prompt_ids = self.rollouts.token_ids[group[0].prompt_id]
+            rows.append({"prompt_ids": prompt_ids, "completions": completions})
+        for part in self.micro_batches(rows):
+            batch = send_batch(self.collate(part), self.args.device)
+            with autocast(self.cfg.precision, self.args.device):
+                log_probs = self.model(**reading_options(batch)).log_probs[0].float()
+            completions = [each for row in part for each in row["completions"]]
+            lengths = [len(each.token_ids) for each in completions]
+            for each, values in zip(completions, log_probs.split(lengths), strict=True):
+                each.draw.old_logprobs = values.tolist()
 
     def validate_engine_gap(self, gap: float) -> None:
         """Raise UserError if the engine's log-probs of the step's tokens are so far from the trainer's that the engine
@@ -210,9 +292,11 @@ class DrawingTrainer(MicroBatches):
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
 
     def note_draws(self, inputs: Batch, log_probs: torch.Tensor, entropy: torch.Tensor) -> None:
-        """Note the policy's entropy, and how far its log-probs are from the sampler's, if both are at one temperature."""
+        """Note the policy's entropy, and how far its log-probs are from those of the sampler of the same weights, if both
+        are at one temperature."""
         counts = inputs["shares"] > 0
-        if self.cfg.temperature == self.rollouts.logprob_temperature:
+        is_at_one_temperature = self.cfg.temperature == self.rollouts.logprob_temperature
+        if is_at_one_temperature and not self.learns_from_older_draws:
             counted = torch.where(counts, log_probs, 0).float()
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
             self.note("sampler_gap", (sums - inputs["sampled"]).abs().sum(), counts.sum())

@@ -366,9 +366,13 @@ def train(
 def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        VerifierLabeler, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates])
-    )
+    """The draws before the first step, of more prompts, still differ."""
+
+    def judge(self: Any, pool: Any) -> list[Judgement]:
+        is_before_first_step = len(pool.prompts) > 16
+        return (by_tokens if is_before_first_step else alike)([], [*pool.candidates])
+
+    monkeypatch.setattr(VerifierLabeler, "judge_rollouts", judge)
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
     assert metrics["dead_steps"] == metrics["steps"] == 6
@@ -376,8 +380,8 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     assert "grpo.completions" in warning and "grpo.temperature" in warning
     assert all(torch.equal(weights[name], start[name]) for name in start)
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
-    with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
-        train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
+    with pytest.raises(UserError, match=r"10 steps in a row.*grpo\.completions"):
+        train(block(batch_size=4), inputs, tmp_path / "twelve")
 
 
 LEVEL = """

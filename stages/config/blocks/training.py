@@ -321,11 +321,14 @@ class Drawing(Training):
     """The keys of objectives that learn from draws: completions of the model in training, which `label` scores."""
 
     # so that typing the value that was always used changes no node
-    implied: ClassVar = {"sampler": "hf"}
+    implied: ClassVar = {"sampler": "hf", "sync_every": 1, "truncated": "floor", "skip": True}
     sampler: str | None = words("hf", "vllm")
     completions: int = at_least(2)
     temperature: float = positive()
     max_new_tokens: int = at_least(1)
+    sync_every: int | None = at_least(0)
+    truncated: str | None = words("floor", "mask")
+    skip: bool | None = MISSING
     # set by the pipeline: the block of the labeler that scores the draws
     label: Any = computed(None)
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
@@ -342,9 +345,19 @@ class Drawing(Training):
         return scorer
 
     @property
+    def pool_steps(self) -> int:
+        """The steps that learn from one pool of draws; 0: all steps."""
+        return 1 if self.sync_every is None else self.sync_every
+
+    @property
     def reads_reference(self) -> bool:
         """True if the loss reads log-probs of the SFT model."""
         return False
+
+    @property
+    def way_to_lower_demands(self) -> str:
+        """Advice for prompts whose scores differ, but teach nothing."""
+        return f"Raise {self.block}.completions (now {self.completions})."
 
     @property
     def way_to_stay_near(self) -> str:
