@@ -1,131 +1,14 @@
 """Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on completions that `label` scores."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
-
-from stages.config.blocks.training import ScoredGRPO
-from stages.config.choices import Adapter
-from stages.labelers.labeler import NO_COLUMNS, Pool, validate_judgement
-from stages.labelers.making import make_labeler
-from stages.labelers.own import relative_question
-from stages.models.contract import load_contract
-from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.objectives import grpo as objective
-from stages.store.records import Example, Judgement, stream
-from stages.store.user_columns import read_user_columns
-from stages.store.workspace import StageDir, last_values, read_curves
-from stages.training.adapters import apply_adapter
-from stages.training.fit import Fit
-from stages.training.rollout_engine import RolloutEngine
-from stages.training.rollouts import Rollout, Rollouts, reward_message
-
-CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
+from stages.config.blocks.training import GRPO
+from stages.objectives.grpo import GroupTrainer
+from stages.store.workspace import StageDir
+from stages.training.drawing import train_on_draws
 
 
-def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
-    Raise UserError if too many prompts are too long or completions unscored, or training teaches
-    nothing or diverged."""
-    policy = inputs["policy"] / "model"
-    contract = load_contract(policy)
-    context = read_context_length(policy)
-    examples = stream(inputs["data"] / "examples.parquet", Example)
-    rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
-    label = cfg.label
-    if label.has_trained_reward_model:  # the reward model that this run trained
-        label = label.with_reward_model(str(inputs["reward"] / "model"))
-    labeler = make_labeler(label, out)
-    asks_relative = not labeler.says_relative
-    columns = NO_COLUMNS
-    if labeler.reads_columns:
-        columns = read_user_columns([inputs["data"]], prompts.keys())
-
-    def judge(
-        trainer: Trainer | None, prompts: list[Example], rollouts: list[Rollout]
-    ) -> Iterator[Judgement]:
-        nonlocal asks_relative
-        prompt_ids = {prompt.id for prompt in prompts}
-        state = trainer and trainer.state
-        pool = Pool(prompts, rollouts, columns=columns, trainer_state=state)
-        judgements = list[Judgement]()
-        for judgement in labeler.judge_rollouts(pool):
-            if labeler.own:  # its scores are those that stage=label takes
-                validate_judgement(
-                    judgement, prompt_ids, f"{label.own_key}: the labeler {labeler.name}"
-                )
-            judgements.append(judgement)
-            yield judgement
-        if asks_relative:
-            question = relative_question(label.own_key, labeler.name, judgements)
-            asks_relative = not question
-            if question:
-                out.inform(question)
-
-    engine = RolloutEngine(cfg, policy, contract, out) if cfg.sampler == "vllm" else None
-    with engine or nullcontext():
-        # Engine, reward model and reference come first, so that the token budget is decided from the memory that they leave.
-        if "reward_model" in label.names:
-            [*judge(None, [], [])]
-        device = resolve_device(cfg.runtime.device)
-        reference = None
-        # with an adapter, the reference is the policy without it
-        if cfg.beta and cfg.adapter is Adapter.none:
-            reference = objective.load_start(policy, cfg, device).requires_grad_(False)
-        fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-        model = objective.load_start(policy, cfg, fit.args.device)
-        trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
-        if trainer.is_padded:
-            out.warn(
-                "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
-            )
-        trainer.reference = reference
-        trainer.rollouts = Rollouts(
-            trainer,
-            cfg,
-            contract,
-            prompts,
-            partial(judge, trainer),
-            labeler.relative,
-            out,
-            engine,
-        )
-        fit.train()
-    if not out.is_main:
-        return {}
-    log = trainer.state.log_history
-    held_out_rewards = [
-        entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry
-    ]
-    reward_by_prompt = list[dict[str, Any]]()
-    if held_out_rewards:
-        for name, reward in zip(rows.validation.ids, held_out_rewards[-1], strict=True):
-            reward_by_prompt.append({"id": name, "reward": reward})
-    fit.publish(partial(load_model, policy), reward_by_prompt)
-
-    step_entries = [entry for entry in log if "live_groups" in entry]
-    curves = read_curves(out.path)
-    figures = last_values(curves, *CURVES)
-    warnings = [
-        reward_message(step_entries, held_out_rewards),
-        objective.dead_steps_message(step_entries, cfg),
-    ]
-    fit.describe(inputs, figures, *warnings)
-    metrics = fit.metrics(rows.train.tokens("prompt_ids"))
-    first_figures = step_entries[0] | last_values(curves[:1], "eval_reward")
-    for name in ("reward", "eval_reward"):
-        if name in figures:
-            metrics["summary"] += f"; {name} {first_figures[name]:.3f} → {figures[name]:.3f}"
-    if engine:
-        metrics["engine"] = engine.sampler.engine
-    completion_tokens = sum(entry["completion_tokens"] * entry["groups"] for entry in step_entries)
-    return metrics | {
-        "tokens": metrics["tokens"] + round(completion_tokens * cfg.completions),
-        "dead_steps": sum(entry["live_groups"] == 0 for entry in step_entries),
-        "held_out": len(reward_by_prompt),
-        **figures,
-    }
+def run(cfg: GRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward."""
+    return train_on_draws(GroupTrainer, cfg, inputs, out)

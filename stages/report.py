@@ -13,7 +13,7 @@ from typing import Any, Self
 from stages.config.installation import program
 from stages.config.override_text import overrides
 from stages.config.schema import Report
-from stages.config.stage_table import LINEAGE, POLICY_STAGES, STAGES, Target
+from stages.config.stage_table import DRAWING, LINEAGE, POLICY_STAGES, STAGES, Target
 from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
@@ -402,6 +402,8 @@ def warnings_by_section(
 
 def role_in_glossary(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
+    if model["stage"] in DRAWING:
+        return "draws"
     if model["stage"] in POLICY_STAGES and role != "control_pairs":
         return str(model["stage"])
     if role == "control" or model["stage"] != "sft":
@@ -440,7 +442,7 @@ def title_trained_on_tasks(nodes: dict[str, Manifest], title_by_role: Mapping[st
     if tasks.get("preference") or tasks.get("open_preference"):
         label = nodes.get("label")
         is_of_data = label and "pool" in label["inputs"] and "data" in label["roots"]
-        if is_of_data or any(node["stage"] == "grpo" for node in nodes.values()):
+        if is_of_data or any(node["stage"] in DRAWING for node in nodes.values()):
             return policy
     if learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft")):
         return title_by_role.get("sft", policy)

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "samplers": ("models", "endpoints", "formats"),  # for candidates from files
     # people see their agreement
     "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),
-    "training": ("samplers", "evaluation"),  # for sample answers, and the test for a rising loss
+    # sample answers, the test for a rising loss, and the scores of draws
+    "training": ("samplers", "evaluation", "labelers"),
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),

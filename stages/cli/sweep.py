@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 # files in the folder of a job that failed, or that stopped at a limit
 ERROR = "error.txt"
 STOPPED = "stopped.txt"
-# GRPO's held-out prompts have rewards
-WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
+# held-out prompts of the others have rewards
+WITH_LOSS = tuple(name for name, objective in OBJECTIVES.items() if not objective.draws)
 MEASURED_BY = {
     SweepMetric.pass_rate: (Target.eval, Target.report),
     SweepMetric.validation_loss: WITH_LOSS,

@@ -10,7 +10,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
-from stages.config.blocks.training import OBJECTIVES, ScoredGRPO, Training
+from stages.config.blocks.training import OBJECTIVES, Drawing, Training
 from stages.config.choices import Adapter, Split, Strategy
 from stages.config.commands import COMMANDS
 from stages.config.schema import Config
@@ -88,9 +88,9 @@ def read_by_node(node: Node) -> set[str]:
             return {f"sample.{key}" for key in vars(sample).keys() - not_shared}
         case Sample() as sample:
             return {f"sample.{key}" for key in vars(sample)}
-        case ScoredGRPO(label=label):
-            unlabelled = vars(label).keys() - {"audit", "known"}  # both are of a pool
-            return {"grpo", *(f"label.{key}" for key in unlabelled)}
+        case Drawing(block=block, scorer=scorer):
+            unlabelled = vars(scorer).keys() - {"audit", "known"}  # both are of a pool
+            return {block, *(f"label.{key}" for key in unlabelled)}
         case Training(block="dpo", rate_key=rate_key):
             return {*STAGES[Target.dpo].settings, rate_key}
         case Training(block=block):

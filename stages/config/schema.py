@@ -34,6 +34,7 @@ from stages.config.blocks.training import (
     OBJECTIVES,
     SFT,
     SFTS,
+    Drawing,
     FirstModel,
     Reference,
     Reward,
@@ -52,7 +53,7 @@ from stages.config.limits import (
     share,
     words,
 )
-from stages.config.stage_table import Target
+from stages.config.stage_table import DRAWING, Target
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = (
@@ -267,6 +268,11 @@ class Config:
         """Return the configuration of an examination that runs no model, because of a reason. That ends the command with
         an error, whatever the folders hold."""
         return replace(self, examine=replace(self.examine, left_out=reason, strict=False))
+
+    @property
+    def drawing(self) -> dict[str, Drawing]:
+        """The blocks of this run's objectives that learn from draws, by name."""
+        return {name: vars(self)[name] for name in self.objectives if name in DRAWING}
 
     @property
     def learns_from_pairs(self) -> bool:

@@ -15,7 +15,8 @@ class Stage:
     `words` stand behind its name in `--help`. The command line suggests the stage `next` afterwards, or `instead` if
     this run does not train this one. `absent` says why a graph has no such node, or which setting adds one.
     `settings` are the keys and blocks that only this stage reads, of a stage that a run may lack; inner blocks stand
-    before outer ones. `section` of the report shows its warnings."""
+    before outer ones. `section` of the report shows its warnings. `draws`: it trains the policy on draws of its own,
+    and `title` is the name of the trained model in a sentence."""
 
     name: str
     version: int
@@ -26,6 +27,8 @@ class Stage:
     absent: str = ""
     settings: tuple[str, ...] = ()
     section: str = LINEAGE
+    draws: bool = False
+    title: str = ""
 
 
 class Target(StrEnum):
@@ -156,6 +159,8 @@ class Target(StrEnum):
         absent="Set align=grpo or arms=[grpo].",
         settings=("grpo",),
         section="curves",
+        draws=True,
+        title="GRPO",
     )
     reward = Stage(
         "reward",
@@ -222,3 +227,5 @@ def stages_of(*phases: Phase) -> tuple[Target, ...]:
 
 
 POLICY_STAGES = stages_of(Phase.policy)  # stages that train the policy
+# … on draws of its own
+DRAWING = tuple(name for name, stage in STAGES.items() if stage.draws)

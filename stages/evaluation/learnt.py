@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.blocks.training import GRPO
 from stages.config.choices import Precision
+from stages.config.stage_table import DRAWING
 from stages.evaluation.blind_rules import BlindPair, blind_figures
 from stages.evaluation.claims import OVER_CONTROL
 from stages.evaluation.diagnosis.effects import FAR_KL
@@ -36,6 +36,7 @@ from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
+from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, content_id, stream
 from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.thoughts import answer_behind
@@ -60,12 +61,11 @@ def learnt_results(
     unexplained. `repeats`: how many pairs nearly equal a training pair; `others`: all figures of the other pairs, None
     if none repeats. `by`: groups of pairs, if `eval.by` asks for them. Also return what was measured of each model, by
     its log-ratio."""
-    # GRPO trains on all prompts, those of held-out pairs too.
-    roles = [
-        role
-        for role, title in cfg.models.items()
-        if role != "base" and title != GRPO.objective.title
-    ]
+    # objectives that draw train on all prompts, those of held-out pairs too
+    roles = list[str]()
+    for role in cfg.models:
+        if role != "base" and manifest_of(inputs[role])["stage"] not in DRAWING:
+            roles.append(role)
     if before != "sft" or "policy" not in roles:
         return None, []
     pairs = read_held_out(inputs, out)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stages.config.blocks.training import GRPO, Training
+from stages.config.blocks.training import Drawing, Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config.installation import read_beside
 from stages.hardware import machine
@@ -36,7 +36,7 @@ KEPT_AROUND = 12
 RECOMPUTED_FACTOR = 1.3
 
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
-ROLLOUT_ROWS = 256  # completions that GRPO decodes at once, or fewer if memory is short
+ROLLOUT_ROWS = 256  # draws that a training decodes at once, or fewer if memory is short
 # The shares of the free memory that a token budget may use. The rest is for errors and other programs.
 CPU_BUDGET_SHARE, GPU_BUDGET_SHARE = 0.7, 0.85
 BUDGET_STEP = 256  # a token budget is a multiple of it
@@ -246,25 +246,25 @@ def decoded_at_once(
     return max(1, min(most, int(room / (length * cache_bytes(shape, size)))))
 
 
-def rollout_rows(block: GRPO) -> int:
-    """Return how many completions each process of GRPO decodes at once, if memory is not short."""
+def rollout_rows(block: Drawing) -> int:
+    """Return how many draws each process of a training decodes at once, if memory is not short."""
     return min(ROLLOUT_ROWS, block.batch_size * block.completions // block.runtime.world_size)
 
 
-def reference_bytes(shape: ModelShape, block: GRPO) -> float:
-    """Return the bytes of the frozen copy that is GRPO's reference. With an adapter it is the policy without that."""
-    needs_copy = block.beta and block.adapter is Adapter.none
+def reference_bytes(shape: ModelShape, block: Drawing) -> float:
+    """Return the bytes of the frozen copy that is the reference of draws. With an adapter it is the policy without that."""
+    needs_copy = block.reads_reference and block.adapter is Adapter.none
     return weight_bytes(shape, block.start_weights) if needs_copy else 0.0
 
 
-def engine_bytes(block: GRPO, device: str) -> float:
-    """Return the bytes of the GPU that vLLM takes beside GRPO's training. On a CPU it is a process of its own."""
+def engine_bytes(block: Drawing, device: str) -> float:
+    """Return the bytes of the GPU that vLLM takes beside a training on draws. On a CPU it is a process of its own."""
     on_gpu = block.sampler == "vllm" and device != "cpu"
     return block.runtime.engine_memory * available_bytes(device) if on_gpu else 0.0
 
 
-def inference_copy_bytes(shape: ModelShape, block: GRPO) -> float:
-    """Return the bytes of the whole weights that a process of GRPO copies while it samples. It copies them if they are
+def inference_copy_bytes(shape: ModelShape, block: Drawing) -> float:
+    """Return the bytes of the whole weights that a training process copies while it samples. It copies them if they are
     sharded, if the sampler has a smaller type, or if vLLM needs the adapter merged."""
     kind = Weights.bf16 if block.precision is Precision.bf16 else Weights.fp32
     is_sharded = block.runtime.sharding is not Sharding.none
@@ -287,9 +287,9 @@ def micro_batch(
     shape: ModelShape, block: Training, row: float, device: str
 ) -> tuple[float, Checkpointing, bool]:
     """Return the tokens of a micro-batch, its gradient checkpointing, and True if a step has several micro-batches. No
-    model is loaded yet: what GRPO loads before the token budget is decided is subtracted from the free memory."""
+    model is loaded yet: what an objective that draws loads before the token budget is decided is subtracted from the free memory."""
     runtime, loaded_first = block.runtime, 0.0
-    if isinstance(block, GRPO):
+    if isinstance(block, Drawing):
         loaded_first = reference_bytes(shape, block) + engine_bytes(block, device)
     fits, checkpointing = (
         (0, Checkpointing.none)

@@ -3,7 +3,7 @@
 A labeler with scores votes for the candidate with the higher score; a labeler with preferences votes for the preferred
 one. A further verdict is worth most where votes differ: query by committee (Seung, Opper & Sompolinsky 1992, COLT).
 
-GRPO wants a score of every completion instead (`judge_rollouts`): the members' mean score, by their weights.
+An objective that draws wants a score of every completion instead (`judge_rollouts`): the members' mean score, by their weights.
 
 With `label.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
 measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
@@ -166,7 +166,7 @@ class EnsembleLabeler(Labeler):
 
     @cached_property
     def members(self) -> list[tuple[Voter, Labeler]]:
-        """The members as labelers, which the ensemble itself asks in every step of GRPO."""
+        """The members as labelers, which the ensemble itself asks in every step that draws."""
         return [
             (voter, make_labeler(self.cfg.member_block(voter.labeler), self.out))
             for voter in self.cfg.members

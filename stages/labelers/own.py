@@ -1,5 +1,5 @@
-"""`label=own`: the user's labeler. It is a class derived from Labeler, or a reward function as TRL's GRPOTrainer takes
-it: `def reward(prompts, completions, **columns) -> list[float]`. It takes the user's columns of the prompts' file, too."""
+"""`label=own`: the user's labeler. It is a class derived from Labeler, or a reward function as TRL's online trainers
+take it: `def reward(prompts, completions, **columns) -> list[float]`. It takes the user's columns of the prompts' file, too."""
 
 import asyncio
 import inspect

@@ -65,7 +65,7 @@ class RewardModelLabeler(Labeler):
 
     @cached_property
     def reading(self) -> "Reading":
-        """Return the rendering of prompts and answers, once for all steps of GRPO."""
+        """Return the rendering of prompts and answers, once for all steps of a training on draws."""
         return Reading(self.folder, self.key)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -111,7 +111,7 @@ class RewardModelLabeler(Labeler):
         precision = self.cfg.precision
         device = loading.resolve_device(self.cfg.runtime.device)
         key = self.folder, loading.sampling_weights(precision), device
-        # GRPO asks at every step
+        # a training on draws asks at every step
         model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))
         if not readable:
             return

@@ -13,7 +13,7 @@ PROSE = ("on_topic", "own_words")  # the checks of every open request
 
 
 class VerifierLabeler(Labeler):
-    """Scores a candidate by the share of checks passed, and a rollout of GRPO by its reward."""
+    """Scores a candidate by the share of checks passed, and a rollout by its reward."""
 
     name = "verifier"
 

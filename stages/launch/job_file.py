@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from stages.config.blocks.labels import LABELS
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import Drawing
 from stages.config.errors import (
     LimitReached,
     UserError,
@@ -50,7 +50,7 @@ def run_stage(job: dict[str, Any], out: StageDir) -> dict[str, Any]:
 def read_block(kind: type, config: dict[str, Any]) -> Any:
     """Return a block of the configuration from its JSON. The label in it has the class of its labeler."""
     block = OmegaConf.structured(kind)
-    if kind is ScoredGRPO:
+    if issubclass(kind, Drawing):
         block.label = LABELS[config["label"]["labeler"]]
     return OmegaConf.to_object(OmegaConf.merge(block, config))
 

@@ -116,7 +116,7 @@ def file_of_pairs(folder: Path) -> str:
 
 
 def trained_split(cfg: Training | Untrained) -> Split:
-    return Split.preference if cfg.objective.name == "grpo" else Split.sft
+    return Split.preference if cfg.objective.draws else Split.sft
 
 
 def data_message(manifests: dict[str, Manifest], split: Split) -> str:

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from stages.evaluation.outcomes import differences
 from stages.evaluation.results import Results
-from stages.pages.glossary import TEXTS
+from stages.pages.glossary import STEPS
 
 CONTROL = "plain SFT"  # in a sentence
-CONTROL_TITLE: str = TEXTS["steps"]["control"][0]
+CONTROL_TITLE: str = STEPS["control"][0]
 
 
 def name_control(results: Results) -> Results:

@@ -15,7 +15,7 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
 from stages.pages.control_name import CONTROL
 from stages.pages.example_answers import ShownAnswer
-from stages.pages.glossary import TEXTS
+from stages.pages.glossary import STEPS, TEXTS
 from stages.pages.headline import BY, JUDGE
 from stages.store.manifest import Manifest
 from stages.store.workspace import clock
@@ -24,8 +24,6 @@ from stages.store.workspace import clock
 PLACES: dict[str, list[str]] = TEXTS["places"]
 # groups of prompts that are like nothing that was trained
 NEW = ("unseen tasks", "untrained kinds")
-# for each stage of the chain: its title, and the metric that is shown with its unit
-STEPS: dict[str, list[str]] = TEXTS["steps"]
 NOT_TESTED = "not tested"
 # the name of a difference
 SFT_OVER_BASE = "sft-base"

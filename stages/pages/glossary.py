@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.config.installation import read_beside
+from stages.config.stage_table import DRAWING, STAGES
 
 TEXTS = read_beside(__file__)
 CONTENTS: dict[str, tuple[str, str]] = {
@@ -12,6 +13,20 @@ CONTENTS: dict[str, tuple[str, str]] = {
 ROLES: dict[str, str] = TEXTS["roles"]
 GLOSSARY: dict[str, str] = TEXTS["glossary"]
 KINDS: dict[str, str] = TEXTS["kinds"]
+
+
+def steps_by_stage() -> dict[str, list[str]]:
+    """Return for each stage of the chain its title, and the metric that is shown with its unit."""
+    steps = dict[str, list[str]]()
+    for stage, (title, metric, unit) in TEXTS["steps"].items():
+        if stage == "draws":
+            steps |= {name: [STAGES[name].title, metric, unit] for name in DRAWING}
+        else:
+            steps[stage] = [title, metric, unit]
+    return steps
+
+
+STEPS = steps_by_stage()
 NOT_ASKED_FOR = "On generated tasks, which your preferences are not about"
 
 

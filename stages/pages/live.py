@@ -17,7 +17,8 @@ from stages.config.errors import LimitReached
 from stages.config.stage_table import Target
 from stages.pages import plots, runs
 from stages.pages.environment import environment
-from stages.pages.first_screen import STEPS, Step, step_of
+from stages.pages.first_screen import Step, step_of
+from stages.pages.glossary import STEPS
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
@@ -248,7 +249,7 @@ class LivePage(AbstractContextManager["LivePage"]):
         return [
             chart
             for node in self.nodes
-            if isinstance(node.config, Training) and node.stage in plots.PANELS
+            if isinstance(node.config, Training) and plots.panels(node.stage)
             for chart in plots.training(
                 node.stage, STEPS[self.step_of(node)][0], read_curves(self.place(node))
             )

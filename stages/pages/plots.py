@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stages.config.installation import read_beside
+from stages.config.stage_table import DRAWING
 from stages.evaluation.intervals import Interval
 from stages.pages.environment import write_short
 
@@ -129,6 +130,11 @@ def line_chart(
     return LineChart(title, caption, unit, x, y, lines)
 
 
+def panels(stage: str) -> dict[str, dict[str, Any]]:
+    """Return the charts of a training stage by their name; {} for a stage that has none."""
+    return PANELS.get("draws" if stage in DRAWING else stage, {})
+
+
 def training(stage: str, title: str, curve: Curve) -> list[LineChart]:
     """Return the charts of a stage that trains a language model."""
     look = "sft" if stage == "sft" else "policy"
@@ -136,7 +142,7 @@ def training(stage: str, title: str, curve: Curve) -> list[LineChart]:
         line_chart(
             f"{title}: {name}", curve, panel["series"], panel["caption"], panel["unit"], look
         )
-        for name, panel in PANELS[stage].items()
+        for name, panel in panels(stage).items()
     ]
     return [chart for chart in charts if chart]
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stages.config.installation import read_beside
-from stages.config.stage_table import POLICY_STAGES
+from stages.config.stage_table import DRAWING, POLICY_STAGES
 from stages.pages.control_name import CONTROL
 from stages.store.manifest import Manifest
 
@@ -37,9 +37,8 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     start = f"a model ({model(nodes['base'])}) without training here"
     if learns(nodes["sft"]):
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
-    if policy["stage"] == "grpo":
-        method = f"group-relative policy optimisation, trains {before} further on its own answers"
-        return f"{title}, {method} ({rollouts(policy)}). {before} is {start}."
+    if policy["stage"] in DRAWING:
+        return f"{title} trains {before} further on its own answers ({rollouts(policy)}). {before} is {start}."
     if policy["stage"] == "kto":
         labeler = nodes["label"]["settings"]["labeler"]
         labelled = f"{policy['metrics']['completions']:,} answers, labelled one by one by {labeler}"
@@ -102,7 +101,8 @@ def settings(
 def keys(manifest: Manifest) -> str:
     """Return the keys of a node's block that decide its result, as one types them: `learning_rate=3e-5, epochs=1`."""
     config = manifest["config"]
-    names = [key for key in KEYS[manifest["stage"]] if config.get(key) is not None]
+    shown = KEYS["draws" if manifest["stage"] in DRAWING else manifest["stage"]]
+    names = [key for key in shown if config.get(key) is not None]
     return ", ".join(f"{key}={as_typed(config[key])}" for key in names)
 
 

@@ -7,7 +7,7 @@ of the node's folder in the store. This file only describes nodes. `build.py` ru
 
     base, data → sft → sample → label → pairs → reference, dpo      a further round of DPO samples from this DPO model
     base, data → sft → sample → label → unpaired → reference, kto   with `align=kto`: completions one by one
-    base, data → sft → grpo                                         with `align=grpo`: `label` scores its completions
+    base, data → sft → OBJECTIVE                                    of one that draws: `label` scores its completions
     `arms` trains further objectives from the same SFT, which the evaluation answers with beside the policy
     base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval"""
 
@@ -21,11 +21,11 @@ from stages.config.blocks.data import Data, Form
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.sampling import HF, Drawn, OpenAI
-from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO
+from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.config.stage_table import STAGES, Phase, Target, stages_of
+from stages.config.stage_table import DRAWING, STAGES, Phase, Target, stages_of
 from stages.pipeline.evaluation_graph import (
     WAITING,
     Evaluation,
@@ -37,7 +37,7 @@ from stages.pipeline.subgraphs import Pin, Wiring
 from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
-# Stages that align=none and align=grpo leave out.
+# Stages that align=none and objectives that draw leave out.
 PREFERENCE_STAGES = (*stages_of(Phase.candidates, Phase.preferences), Target.dpo)
 # Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
 EVALUATION_SETS = {
@@ -199,12 +199,14 @@ class Chain(Wiring):
         train = {
             Align.dpo: self.dpo,
             Align.kto: self.kto,
-            Align.grpo: self.grpo,
             Align.given: self.given,
         }
         if cfg.align is not Align.none:
             for align in cfg.objectives:
-                train[align]()
+                if align in DRAWING:
+                    self.draw(align)
+                else:
+                    train[align]()
             if cfg.control:
                 self.control()
             if cfg.control_pairs:
@@ -303,12 +305,12 @@ class Chain(Wiring):
         inputs = {"policy": self.sft, "unpaired": unpaired, "reference": reference}
         self.add("kto", "kto", self.cfg.kto, **inputs)
 
-    def grpo(self) -> None:
-        """Train the policy on its own completions, which `label` scores."""
+    def draw(self, objective: str) -> None:
+        """Train the policy on draws of its own, which `label` scores."""
         label = replace(self.cfg.label, audit=None, known=None)  # both are of a pool
-        block = ScoredGRPO(**vars(self.cfg.grpo), label=label)
+        block = replace(vars(self.cfg)[objective], label=label)
         scorer = self.scorer(self.cfg.label)
-        self.add("grpo", "grpo", block, policy=self.sft, data=self.data, **scorer)
+        self.add(objective, objective, block, policy=self.sft, data=self.data, **scorer)
 
     def given(self) -> None:
         """Add a policy that was trained elsewhere, under its own template, and the pairs that tell what it learnt. All

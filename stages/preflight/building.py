@@ -19,7 +19,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
-from stages.config.blocks.training import ScoredGRPO, Training
+from stages.config.blocks.training import Drawing, Training
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -126,8 +126,8 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     errors = Errors()
     for node in sorted(missing_nodes, key=str):
         blocks = [node.config]
-        if isinstance(node.config, ScoredGRPO):
-            blocks += node.config.label.parts  # which score its completions
+        if isinstance(node.config, Drawing):
+            blocks += node.config.scorer.parts  # which score its completions
         for block in blocks:
             for check, block_types in CHECKS.items():
                 if isinstance(block, block_types):
@@ -157,8 +157,8 @@ def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -
     nodes_by_code = defaultdict[str, list[Node]](list)
     for node in missing_nodes:
         label = node.config
-        if isinstance(label, ScoredGRPO):
-            label = label.label
+        if isinstance(label, Drawing):
+            label = label.scorer
         if not isinstance(label, Label):
             continue
         for labeler in label.parts:
@@ -223,7 +223,7 @@ def require_device(node: Node, store: Store) -> None:
 # By check: the blocks whose nodes need it
 CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
     user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler),
-    user_files.require_vllm: (Answer, Drawn, ScoredGRPO),
+    user_files.require_vllm: (Answer, Drawn, Drawing),
     user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),

@@ -7,12 +7,12 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, RewardModel
 from stages.config.blocks.sampling import Drawn
 from stages.config.blocks.training import LoRA
-from stages.config.choices import Adapter, Align, Split, Strategy
+from stages.config.choices import Adapter, Split, Strategy
 from stages.config.command_record import Object
 from stages.config.commands import commands_in, commands_on
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.config.stage_table import Phase, Target, stages_of
+from stages.config.stage_table import DRAWING, Phase, Target, stages_of
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
@@ -82,25 +82,27 @@ def validate_pairs_fill_batch(cfg: Config, most_prompts: int, most_candidates: i
 
 
 def validate_rollouts(cfg: Config) -> None:
-    """Raise UserError for labels that give no scores for GRPO, or fewer prompts than one step."""
-    if Align.grpo not in cfg.objectives:
+    """Raise UserError for labels that give no scores for draws, or fewer prompts than one step."""
+    if not cfg.drawing:
         return
+    title = next(iter(cfg.drawing.values())).objective.title
     if cfg.label.asked_people or not all(part.scores_alone for part in cfg.label.parts):
         raise UserError(
-            f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use label=verifier, "
+            f"{title} needs a score of every completion, which label={cfg.label.labeler} does not give. Use label=verifier, "
             "label=reward_model or label=judge with label.kind=pointwise."
         )
     for voter in cfg.label.members if isinstance(cfg.label, Ensemble) else []:
         if voter.labeler == "reward_model" and voter.veto is not None:
             raise UserError(
-                "label.members: rewards of GRPO have no fixed scale for a veto. Take its veto away."
+                f"label.members: rewards of {title} have no fixed scale for a veto. Take its veto away."
             )
     most_prompts = most_rows_of_split(cfg, Split.preference)
-    if most_prompts is not None and most_prompts < cfg.grpo.batch_size:
-        raise UserError(
-            f"grpo.batch_size={cfg.grpo.batch_size}: there are at most {most_prompts} prompts. Lower it, or raise "
-            "data.tasks.preference."
-        )
+    for name, block in cfg.drawing.items():
+        if most_prompts is not None and most_prompts < block.batch_size:
+            raise UserError(
+                f"{name}.batch_size={block.batch_size}: there are at most {most_prompts} prompts. Lower it, or raise "
+                "data.tasks.preference."
+            )
 
 
 def most_rows_of_split(cfg: Config, split: Split) -> int | None:
@@ -127,8 +129,7 @@ def validate_context_and_layers(cfg: Config) -> None:
         generating_blocks.append("sample")
     if cfg.selects_demonstrations:
         generating_blocks.append("select")
-    if "grpo" in cfg.trained:
-        generating_blocks.append("grpo")
+    generating_blocks += [name for name in cfg.trained if name in DRAWING]
     for block_name in generating_blocks:
         max_new_tokens = vars(cfg)[block_name].max_new_tokens
         if context_lengths and max_new_tokens >= context_lengths[0]:

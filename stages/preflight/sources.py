@@ -6,7 +6,6 @@ from functools import partial
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import PreferenceFile, SourceOrder
 from stages.config.blocks.sampling import Drawn
-from stages.config.choices import Align
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import Config
 from stages.config.stage_table import Phase, Target, stages_of
@@ -49,7 +48,7 @@ def verifier_lacks_checks(cfg: Config) -> bool:
     has_checked_source = any(
         source.check and source.shares.get("preference") for source in cfg.data.sources
     )
-    needs_labels = cfg.learns_from_labels or Align.grpo in cfg.objectives
+    needs_labels = cfg.learns_from_labels or bool(cfg.drawing)
     return needs_labels and not has_checked_source and not cfg.generates_prompts("preference")
 
 
@@ -66,7 +65,7 @@ def validate_sample(cfg: Config) -> None:
     if verifier_lacks_checks(cfg):
         raise UserError(
             "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
-            "or use label=judge (for GRPO with label.kind=pointwise) or label=reward_model."
+            "or use label=judge (for draws with label.kind=pointwise) or label=reward_model."
         )
     names_candidates = not isinstance(sample, Drawn) or sample.pool
     if cfg.label.brings_pool and names_candidates:

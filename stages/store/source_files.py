@@ -25,7 +25,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
-from stages.config.blocks.training import FirstModel, ScoredGRPO
+from stages.config.blocks.training import Drawing, FirstModel
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -70,8 +70,8 @@ MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """Return the block with hub revisions replaced by commits, and the digest of every local path in it.
     Raise UserError for all files and repositories that are not found."""
-    if isinstance(block, ScoredGRPO):
-        label, digests = pin(block.label, cache)
+    if isinstance(block, Drawing):
+        label, digests = pin(block.scorer, cache)
         return replace(block, label=label), digests
     pins = Pins(cache)
     for pin_block in [method for kind, method in OF_BLOCK.items() if isinstance(block, kind)]:
@@ -181,8 +181,8 @@ class Pins:
         return block
 
     def pin_members(self, block: Ensemble) -> Ensemble:
-        """Return an ensemble whose members are pinned: GRPO asks them itself. Elsewhere they are nodes of their own,
-        and the block does not have their settings."""
+        """Return an ensemble whose members are pinned: a training on draws asks them itself. Elsewhere they are nodes of
+        their own, and the block does not have their settings."""
         if block.judge.endpoints:
             judge = replace(block.judge, block=f"{block.block}.judge")
             block = replace(block, judge=self.pin_rubric(judge))

@@ -40,6 +40,12 @@ class EpochSchedule:
         )
         return [trained[i] for i in shuffled.tolist()]
 
+    def step(self, number: int) -> list[int]:
+        """Return the row indices of a step, counted from 0 over all epochs."""
+        epoch, place = divmod(number, self.steps)
+        first = place * self.batch_size
+        return self.epoch(epoch)[first : first + self.batch_size]
+
     def times_seen(self, steps: int) -> Counter[int]:
         """Return how often the first `steps` steps of a training contain each row."""
         times = Counter[int]()

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.config.blocks.runtimes import SamplingRuntime
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import Drawing
 from stages.config.errors import UserError
 from stages.hardware.memory import ROLLOUT_ROWS
 from stages.models.contract import Contract
@@ -26,7 +26,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
     """vLLM in a child process from here to the end of the context. Its completions have log-probs at their own
     temperature. It starts with the weights in the folder `start`, and before it completes it needs `load`."""
 
-    def __init__(self, cfg: ScoredGRPO, start: Path, contract: Contract, out: StageDir):
+    def __init__(self, cfg: Drawing, start: Path, contract: Contract, out: StageDir):
         """Raise UserError if the engine does not start, or another engine drew this node's earlier rollouts."""
         runtime = SamplingRuntime(
             device=cfg.runtime.device,
@@ -37,6 +37,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
         )
         decoding = Decoding([], cfg.max_new_tokens, cfg.precision, runtime, block=cfg.block)
         self.folder = out / SCRATCH / "weights"
+        self.key = f"{cfg.block}.sampler=vllm"
         self.sampler = VLLMSampler.open(
             start,
             contract.stop_ids,
@@ -62,7 +63,7 @@ class RolloutEngine(AbstractContextManager["RolloutEngine"]):
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
         if bits != sum_weights(model):
-            problem = "grpo.sampler=vllm: the engine read other weights than the trainer has"
+            problem = f"{self.key}: the engine read other weights than the trainer has"
             raise UserError(
                 f"{problem}, so nothing is published. Type the same command again to resume."
             )

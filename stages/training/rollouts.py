@@ -1,9 +1,13 @@
 """Rollouts: completions of a step's prompts by the model in training, with rewards.
 
 The noise depends on prompt, candidate, seed and step alone. Each step's rollouts are saved with the digest of the
-weights that wrote them, so a resumed training reads them and draws none again. Before every step the sampler's weights
-are compared with the trainer's: rollouts of older weights would train in a wrong direction."""
+weights that wrote them, so a resumed training reads them and draws none again. Before every draw the sampler's weights
+are compared with the trainer's: rollouts of older weights would train in a wrong direction.
 
+With `sync_every`, several steps form a pool: the weights before its first step draw for all of them, and the trainer's
+log-probs under these weights are saved with the rollouts, since the later steps have other weights."""
+
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -15,9 +19,9 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import Drawing
 from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
@@ -34,6 +38,7 @@ from stages.samplers.hf import HFSampler, prepack
 from stages.samplers.sampler import Completion, Request, Sampler
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.sealed_json import Damaged, move_aside
+from stages.store.table_schema import Float32
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training.rollout_engine import RolloutEngine, sum_bits
 from stages.training.samples import copy_skeleton, inference_copy, merged_copy
@@ -41,14 +46,23 @@ from stages.training.samples import copy_skeleton, inference_copy, merged_copy
 
 @dataclass
 class Rollout(Candidate):
-    """A completion with its reward, or why it has none. `policy`: the step that wrote it, and its weights' digest."""
+    """A completion with its reward, or why it has none. `policy`: the step that wrote it, and its weights' digest.
+    `old_logprobs`: of its tokens by the trainer with these weights, if a later step learns from it."""
 
     reward: float | None = None
     error: str | None = None
+    old_logprobs: list[Float32] | None = None
+
+    @property
+    def step(self) -> int:
+        """The step whose weights wrote it."""
+        return int(self.policy.split(",")[0].removeprefix("step "))
 
 
 Prompts = Mapping[str, Example]  # by id
 Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
+Remember = Callable[[Sequence[list[Rollout]]], None]  # adds the log-probs of the trainer's weights
+FIRST = "first.parquet"  # the draws before the first step
 
 
 class Rollouts:
@@ -59,7 +73,7 @@ class Rollouts:
     def __init__(
         self,
         trainer: Trainer,
-        cfg: ScoredGRPO,
+        cfg: Drawing,
         contract: Contract,
         prompts: Prompts,
         judge: Judge,
@@ -87,9 +101,21 @@ class Rollouts:
         self.logprob_temperature = cfg.temperature if engine else 1.0
 
     @property
-    def shard(self) -> Path:
-        """The file with the rollouts of the next step."""
-        return self.folder / f"{self.trainer.state.global_step:06d}.parquet"
+    def next_step(self) -> int:
+        return self.trainer.state.global_step
+
+    @property
+    def pool(self) -> range:
+        """The steps of the pool that the next step is in, as far as they are trained."""
+        step = self.next_step
+        total = self.trainer.state.max_steps
+        size = self.cfg.pool_steps or max(1, total)
+        first = step - step % size
+        return range(first, max(step + 1, min(first + size, total)))
+
+    def shard(self, step: int) -> Path:
+        """Return the file with the rollouts of a step."""
+        return self.folder / f"{step:06d}.parquet"
 
     def digest(self, model: torch.nn.Module) -> str:
         """Return the digest of the trainer's model, or of a copy of it, in the sampler's precision."""
@@ -98,56 +124,119 @@ class Rollouts:
     def forget_step(self) -> None:
         """Remove the rollouts of this step, so that a resumed training draws them again."""
         if self.is_main:
-            self.shard.unlink(missing_ok=True)
+            self.shard(self.next_step).unlink(missing_ok=True)
 
-    def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
-        """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
-        step = self.trainer.state.global_step
-        shard = self.shard
+    def of_step(
+        self,
+        ids: Sequence[str],
+        later_ids: Mapping[int, Sequence[str]] | None = None,
+        remember: Remember | None = None,
+    ) -> list[list[Rollout]]:
+        """Return the groups of the next step in all processes. `ids`: the prompts of this process. If they are not drawn
+        yet, draw also for the later steps of the pool: `later_ids`, by step; `remember` adds log-probs to all of them."""
+        step = self.next_step
         policy = f"step {step}, weights {self.digest(self.trainer.model)}"
-        found = read_shard(shard, policy) if self.is_main else None
+        found = self.read_step(policy) if self.is_main else None
         [rollouts] = broadcast_object_list([found])
         if not rollouts:
-            temperatures = [self.cfg.temperature] * self.cfg.completions
+            rollouts = self.draw_pool({step: ids, **(later_ids or {})}, policy, remember)
+        return self.in_groups(rollouts)
+
+    def read_step(self, policy: str) -> list[Rollout] | None:
+        """Return the rollouts of the next step if an earlier attempt drew them: by the weights of `policy`, which are
+        those of this step, or by those of an earlier step of the pool."""
+        rollouts = read_shard(self.shard(self.next_step))
+        for rollout in rollouts or ():
+            is_of_pool = rollout.step in self.pool and rollout.step < self.next_step
+            if rollout.policy != policy and not is_of_pool:
+                return None
+        return rollouts
+
+    def draw_pool(
+        self, ids_by_step: Mapping[int, Sequence[str]], policy: str, remember: Remember | None
+    ) -> list[Rollout]:
+        """Draw the rollouts of some steps by the weights of now, save them, and return those of the first step."""
+        sampler = self.open_sampler(policy)
+        drawn = dict[int, list[Rollout]]()
+        for step, ids in ids_by_step.items():
             seed = int(content_id(self.cfg.seed, step), 16)
-            rollouts = gather_object(self.complete(ids, temperatures, seed, policy))
-            if self.is_main:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                save(shard, rollouts, Rollout)
-        size = self.cfg.completions
-        return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+            drawn[step] = self.draw(sampler, ids, seed, policy)
+        if remember:
+            remember([group for rollouts in drawn.values() for group in self.in_groups(rollouts)])
+        # The first step comes last: a resumed training that finds its file has the others, too.
+        for step in sorted(drawn, reverse=True):
+            rollouts = gather_object(drawn[step])
+            self.save(self.shard(step), rollouts)
+        return rollouts
+
+    def before_first_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
+        """Return a group of each of these prompts, which are the same in every process, by the weights before the first
+        step."""
+        policy = f"step 0, weights {self.digest(self.trainer.model)}"
+        shard = self.folder / FIRST
+        found = read_shard(shard) if self.is_main else None
+        if found and {rollout.policy for rollout in found} != {policy}:
+            found = None
+        [rollouts] = broadcast_object_list([found])
+        if not rollouts:
+            seed = int(content_id(self.cfg.seed, FIRST), 16)
+            sampler = self.open_sampler(policy)
+            rollouts = gather_object(self.draw(sampler, self.share_of(ids), seed, policy))
+            self.save(shard, rollouts)
+        return self.in_groups(rollouts)
+
+    def save(self, shard: Path, rollouts: list[Rollout]) -> None:
+        if self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save(shard, rollouts, Rollout)
+
+    def share_of(self, ids: Sequence[str]) -> Sequence[str]:
+        """Return the part of some prompts that this process completes."""
+        return ids[self.trainer.args.process_index :: self.trainer.args.world_size]
+
+    @staticmethod
+    def in_groups(rollouts: list[Rollout]) -> list[list[Rollout]]:
+        """Return the completions of each prompt, in order."""
+        groups = defaultdict[str, list[Rollout]](list)
+        for rollout in rollouts:
+            groups[rollout.prompt_id].append(rollout)
+        return [*groups.values()]
+
+    def draw(self, sampler: Sampler, ids: Sequence[str], seed: int, policy: str) -> list[Rollout]:
+        """Return the completions of every prompt, in order, with rewards. With `truncated: mask`, truncated ones have
+        none."""
+        temperatures = [self.cfg.temperature] * self.cfg.completions
+        rollouts = self.complete(sampler, ids, temperatures, seed, policy)
+        for rollout in rollouts:
+            if self.cfg.truncated == "mask" and rollout.finish_reason != "stop":
+                rollout.reward = None
+        return rollouts
 
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
-        args = self.trainer.args
         digest = self.digest(self.trainer.model)
-        ids_here = ids[args.process_index :: args.world_size]
-        answers = gather_object(self.complete(ids_here, [0.0], 0, digest))
+        sampler = self.open_sampler(digest)
+        answers = gather_object(self.complete(sampler, self.share_of(ids), [0.0], 0, digest))
         by_prompt = {answer.prompt_id: answer for answer in answers}
         return [by_prompt[name] for name in ids if name in by_prompt]
 
     def complete(
-        self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str
+        self,
+        sampler: Sampler,
+        ids: Sequence[str],
+        temperatures: list[float],
+        seed: int,
+        policy: str,
     ) -> list[Rollout]:
-        """Return a completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
-        of the trainer's weights.
-        Raise UserError if the sampler's weights are others, or too many completions have no reward."""
-        machine.give_back_gpu_memory()
-        allocator.return_freed_memory()
-        model = inference_copy(self.trainer.model, self.cfg.precision, self.skeleton)
-        digest = self.digest(model)
-        if not policy.endswith(digest):
-            problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
-            result = "Its completions would teach older weights, so nothing is published"
-            raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
-        sampler = self.open_sampler(model)
+        """Return a completion per temperature of every prompt, in order, with rewards.
+        Raise UserError if too many completions have no reward."""
         requests = [
             Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids
         ]
         drawn = {request.id: completions for request, completions in sampler.complete(requests)}
         source = f"the sampler {sampler.name}"
         stop_ids = self.contract.stop_ids
-        vocabulary = model.config.get_text_config().vocab_size
+        vocabulary = self.trainer.model.config.get_text_config().vocab_size
         rollouts = list[Rollout]()
         for request in requests:
             for place, completion in enumerate(drawn[request.id]):
@@ -160,11 +249,22 @@ class Rollouts:
                 rollouts.append(Rollout(**vars(candidate)))
         return self.add_rewards([self.prompts[i] for i in ids], rollouts)
 
-    def open_sampler(self, model: PreTrainedModel) -> Sampler:
-        """Return a sampler of these weights, which `inference_copy` has returned."""
-        policy = self.trainer.model
-        if self.engine and isinstance(policy, PeftModel):
-            return self.engine.load(merged_copy(policy, self.cfg.precision))
+    def open_sampler(self, policy: str) -> Sampler:
+        """Return a sampler of the trainer's weights. `policy` ends with their digest.
+        Raise UserError if the sampler's weights are others."""
+        machine.give_back_gpu_memory()
+        allocator.return_freed_memory()
+        model = inference_copy(self.trainer.model, self.cfg.precision, self.skeleton)
+        digest = self.digest(model)
+        if not policy.endswith(digest):
+            problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
+            result = "Its completions would teach older weights, so nothing is published"
+            raise UserError(
+                f"align={self.cfg.block}: {problem}. {result}. Type the same command again."
+            )
+        trained = self.trainer.model
+        if self.engine and isinstance(trained, PeftModel):
+            return self.engine.load(merged_copy(trained, self.cfg.precision))
         if self.engine:
             return self.engine.load(model)
         if has_only_attention(model):  # Mamba's layers read the weights of others
@@ -191,14 +291,14 @@ class Rollouts:
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored = [r for r in ended if r.reward is None]
-        limit = self.cfg.label.max_failed
+        limit = self.cfg.scorer.max_failed
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
             first = unscored[0]
             row = self.prompts[first.prompt_id].opening
             raise UserError(
-                f'{self.cfg.label.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
+                f'{self.cfg.scorer.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
             )
         floors = floors_by_prompt(rewards_by_prompt, self.relative)
         for rollout in rollouts:
@@ -207,18 +307,15 @@ class Rollouts:
         return rollouts
 
 
-def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
-    """Return a step's rollouts if an earlier attempt drew them from the same weights, else None."""
+def read_shard(shard: Path) -> list[Rollout] | None:
+    """Return the rollouts that an earlier attempt saved; None if there are none, or the file is damaged."""
     if not shard.exists():
         return None
     try:
-        rollouts = load(shard, Rollout)
+        return load(shard, Rollout)
     except Damaged as error:
         move_aside(shard, error)
         return None
-    if {rollout.policy for rollout in rollouts} != {policy}:
-        return None
-    return rollouts
 
 
 @torch.no_grad()
@@ -243,16 +340,18 @@ def weights_digest(model: torch.nn.Module, dtype: torch.dtype, sharded: bool = F
     return content_id(total.tolist())
 
 
-def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
-    """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
-    rewards, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
+def describe_step(
+    groups: Sequence[list[Rollout]], teaches: Callable[[list[Rollout]], bool]
+) -> dict[str, float]:
+    """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups that teach
+    something, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
     means = list[float]()
     live = 0
     rollouts = list[Rollout]()
     for group in groups:
         rollouts += group
         rewards = [rollout.reward for rollout in group if rollout.reward is not None]
-        live += len({*rewards}) > 1
+        live += teaches(group)
         if rewards:
             means.append(fmean(rewards))
     standard_error = 0.0
@@ -270,11 +369,14 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     }
 
 
-def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> str:
+def reward_message(
+    steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]], cfg: Drawing
+) -> str:
     """Return a warning if the reward rose from the first to the last fifth of the steps, but no gain on held-out prompts
     is shown; else ''. `held_out`: rewards by evaluation."""
     if not held_out:
-        return "no held-out prompt was asked, so a gain is not shown. Set grpo.evaluations, or add validation prompts."
+        problem = "no held-out prompt was asked, so a gain is not shown"
+        return f"{problem}. Set {cfg.block}.evaluations, or add validation prompts."
     fifth = max(1, len(steps) // 5)
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]
@@ -284,7 +386,7 @@ def reward_message(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         return ""
     rise = f"the reward rose from {fmean(first):.3f} to {fmean(last):.3f}"
     cause = "The model may know its prompts by heart, or what the labeler overrates"
-    way_out = "add prompts, or set grpo.beta=0.04"
+    way_out = f"add prompts, or {cfg.way_to_stay_near}"
     return (
         f"{rise}, but on {len(held_out[0])} held-out prompts no gain is shown. {cause}: {way_out}."
     )

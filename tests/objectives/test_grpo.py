@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from stages import grpo
 from stages.config.blocks.labels import OwnLabeler
 from stages.config.blocks.models import Own
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import GRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
 from stages.labelers.verifier import VerifierLabeler
@@ -28,8 +28,10 @@ from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, load
 from stages.store.store import Store
 from stages.store.workspace import StageDir, read_curves
+from stages.training import drawing
 from stages.training import rollouts as rollouts_file
 from stages.training.adapters import apply_adapter
+from stages.training.drawing_trainer import load_start
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, reward_message
@@ -44,12 +46,10 @@ def inputs(built: Path) -> dict[str, Path]:
     return {"policy": chain.folder("sft"), "data": chain.folder("data")}
 
 
-def block(**changes: Any) -> ScoredGRPO:
+def block(**changes: Any) -> GRPO:
     """The tiny recipe's block, in fp32, with hot completions: groups of unequal rewards and lengths."""
     cfg = settings("recipe=tiny", "align=grpo")
-    return replace(
-        ScoredGRPO(**vars(cfg.grpo), label=cfg.label), **{"precision": Precision.fp32, **changes}
-    )
+    return replace(cfg.grpo, **{"label": cfg.label, "precision": Precision.fp32, **changes})
 
 
 def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
@@ -61,7 +61,7 @@ def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement
 
 
 def trainer_of(
-    cfg: ScoredGRPO,
+    cfg: GRPO,
     inputs: dict[str, Path],
     folder: Path,
     judge: Any = by_tokens,
@@ -71,16 +71,16 @@ def trainer_of(
     folder.mkdir()
     policy, out = inputs["policy"] / "model", StageDir(folder, lambda m, s: None)
     contract = load_contract(policy)
-    rows, prompts = objective.read_rows(
+    rows, prompts = drawing.read_rows(
         load(inputs["data"] / "examples.parquet", Example), contract, cfg, out
     )
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(
-        apply_adapter(objective.load_start(policy, fit.cfg, fit.args.device), fit.cfg)
+        apply_adapter(load_start(policy, fit.cfg, fit.args.device), fit.cfg)
     )
     trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, relative, out)
     if cfg.beta:
-        trainer.reference = objective.load_start(policy, cfg, fit.args.device)
+        trainer.reference = load_start(policy, cfg, fit.args.device)
     return trainer
 
 
@@ -96,7 +96,7 @@ def gradients_of_a_step(trainer: objective.GroupTrainer, rows: StepRows) -> dict
 
 
 def trl_gradients(
-    cfg: ScoredGRPO,
+    cfg: GRPO,
     groups: list[list[Rollout]],
     prompts: list[Example],
     policy: Path,
@@ -354,7 +354,7 @@ def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
 
 
 def train(
-    cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path
+    cfg: GRPO, inputs: dict[str, Path], folder: Path
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     out = StageDir(folder, lambda m, s: None)
@@ -366,9 +366,13 @@ def train(
 def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        VerifierLabeler, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates])
-    )
+    """The draws before the first step, of more prompts, still differ."""
+
+    def judge(self: Any, pool: Any) -> list[Judgement]:
+        is_before_first_step = len(pool.prompts) > 16
+        return (by_tokens if is_before_first_step else alike)([], [*pool.candidates])
+
+    monkeypatch.setattr(VerifierLabeler, "judge_rollouts", judge)
     start = load_file(inputs["policy"] / "model" / "model.safetensors")
     weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
     assert metrics["dead_steps"] == metrics["steps"] == 6
@@ -376,8 +380,8 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     assert "grpo.completions" in warning and "grpo.temperature" in warning
     assert all(torch.equal(weights[name], start[name]) for name in start)
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
-    with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
-        train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
+    with pytest.raises(UserError, match=r"10 steps in a row.*grpo\.completions"):
+        train(block(batch_size=4), inputs, tmp_path / "twelve")
 
 
 LEVEL = """
@@ -427,10 +431,11 @@ def test_a_reward_takes_columns_and_trls_state_and_is_asked_whether_it_is_relati
 
 def test_a_reward_that_rises_without_a_held_out_gain_is_told() -> None:
     steps = [{"reward": 0.2 + 0.05 * i + 0.01 * (i % 2)} for i in range(15)]
-    assert "no gain is shown" in reward_message(steps, [[0.0, 1.0, None], [1.0, 0.0, 1.0]])
-    assert reward_message([{"reward": 0.5}] * 15, [[0.0, 1.0], [0.0, 1.0]]) == ""
-    assert reward_message(steps, [[0.0] * 8, [1.0, 0.9] * 4]) == ""
-    assert "no held-out prompt was asked" in reward_message(steps, [])
+    cfg = block()
+    assert "no gain is shown" in reward_message(steps, [[0.0, 1.0, None], [1.0, 0.0, 1.0]], cfg)
+    assert reward_message([{"reward": 0.5}] * 15, [[0.0, 1.0], [0.0, 1.0]], cfg) == ""
+    assert reward_message(steps, [[0.0] * 8, [1.0, 0.9] * 4], cfg) == ""
+    assert "no held-out prompt was asked" in reward_message(steps, [], cfg)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from stages.commands.planning.rows import (
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import OpenAI
-from stages.config.blocks.training import ScoredGRPO
+from stages.config.blocks.training import Drawing
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
@@ -57,7 +57,7 @@ def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:
         calls = count_questions(block, pool, store) + (block.reading is Reading.json)  # the probe
         return calls_to_judges(name, block, calls, question_tokens(block, pool, store))
     # groups of equal rewards ask for no more
-    if isinstance(block, ScoredGRPO) and isinstance(block.label, Judge):
+    if isinstance(block, Drawing) and isinstance(block.label, Judge):
         return calls_to_judges(name, block.label, math.nan, math.nan)
     return []
 

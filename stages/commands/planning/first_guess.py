@@ -13,7 +13,7 @@ from stages.commands.planning.rows import candidates_per_prompt, expected_prompt
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Drawn, OpenAI
-from stages.config.blocks.training import GRPO, Reference, Training
+from stages.config.blocks.training import Drawing, Reference, Training
 from stages.config.choices import Precision, Split
 from stages.preflight.file_rows import file_lengths
 from stages.store.node import Node
@@ -65,7 +65,7 @@ def guess_seconds(node: Node, nodes: dict[str, Node], store: Store) -> float:
     """Return a first guess at the seconds of a node; nan on a GPU, for stages that no speed is published of, or if the
     rows are not known yet."""
     block = node.config
-    if isinstance(block, GRPO | OpenAI) or uses_gpu(node):
+    if isinstance(block, Drawing | OpenAI) or uses_gpu(node):
         return math.nan
     work = 0.0
     if isinstance(block, Training) and getattr(block, "train", True):

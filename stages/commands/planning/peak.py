@@ -1,6 +1,6 @@
 """Predict the peak memory of a training from the shape of its model (stages/hardware/memory.py)."""
 
-from stages.config.blocks.training import GRPO, SFT, Training
+from stages.config.blocks.training import SFT, Drawing, Training
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
@@ -58,27 +58,27 @@ def model_shape(node: Node, store: Store) -> ModelShape | None:
 
 def training_parts(shape: ModelShape, block: Training, row_tokens: float, device: str) -> Parts:
     """Return the parts of the peak for rows of `row_tokens`. On the CPU an adapter is merged in the end, and the libraries
-    count as activations. GRPO's reference is among the weights, and vLLM's share of the GPU among the activations."""
+    count as activations. The reference of an objective that draws is among the weights, and vLLM's share of the GPU among the activations."""
     shape = memory.trained_shape(shape, block)
     micro_batch = memory.micro_batch(shape, block, row_tokens, device)
     peak = memory.training_bytes(shape, block, device, *micro_batch)
     if device == "cpu":
         unmerged = memory.weight_bytes(shape, block.start_weights)
         peak = max(peak, unmerged + memory.merged_bytes(shape, block))
-    if isinstance(block, GRPO):
+    if isinstance(block, Drawing):
         peak = max(peak, rollout_bytes(shape, block, row_tokens, device))
     parts = memory.held_parts(shape, block)
     weights = parts.weights
     activations = peak - sum(parts)
     if device == "cpu":
         activations += memory.LIBRARIES
-    if isinstance(block, GRPO):
+    if isinstance(block, Drawing):
         weights += memory.reference_bytes(shape, block)
         activations += memory.engine_bytes(block, device)
     return parts._replace(weights=weights, activations=activations)
 
 
-def rollout_bytes(shape: ModelShape, block: GRPO, row_tokens: float, device: str) -> float:
+def rollout_bytes(shape: ModelShape, block: Drawing, row_tokens: float, device: str) -> float:
     """Return the bytes that a training process holds while completions are drawn: weights and optimizer, since there
     are no gradients then; a copy of the weights; and without vLLM keys, values, and the larger of one step's logits and
     one prefill batch of prompts."""

@@ -33,7 +33,7 @@ class Label:
     brings_pool: ClassVar[bool] = False
     # The labels only say which of two answers is better, without scores
     prefers: ClassVar[bool] = False
-    # One answer gets a score by itself: of GRPO's completions, and of a base's own answers
+    # One answer gets a score by itself: of a draw in training, and of a base's own answers
     scores_alone: ClassVar[bool] = True
 
     labeler: str = computed(MISSING)  # the group's option

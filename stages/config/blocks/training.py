@@ -13,7 +13,6 @@ from stages.config.blocks.arguments import (
     TrainerArguments,
 )
 from stages.config.blocks.data import OptionalSource
-from stages.config.blocks.labels import Label, Verifier
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import (
@@ -35,9 +34,12 @@ from stages.config.limits import (
     share,
     words,
 )
+from stages.config.stage_table import DRAWING, STAGES
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+    from stages.config.blocks.labels import Label
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Objective:
     def read(cls, name: str) -> "Objective":
         """Return the objective of this name in the YAML file beside this module."""
         keys = dict(read_beside(__file__)[name])
+        keys.setdefault("title", STAGES[name].title)
         keys |= {"reads": choices.Reads(keys["reads"]), "of_loss": tuple(keys["of_loss"].split())}
         if "adapters" in keys:
             keys["adapters"] = tuple(map(choices.Adapter, keys["adapters"].split()))
@@ -83,6 +86,11 @@ class Objective:
         import trl
 
         return getattr(trl, self.trl) if self.trl else transformers.TrainingArguments
+
+    @property
+    def draws(self) -> bool:
+        """True if it learns from draws of the model in training."""
+        return self.name in DRAWING
 
     @property
     def row_noun(self) -> str:
@@ -309,45 +317,86 @@ class KTO(Training):
 
 
 @dataclass
-class GRPO(Training):
-    """Group-relative policy optimization: the model learns from how its answers' scores differ."""
+class Drawing(Training):
+    """The keys of objectives that learn from draws: completions of the model in training, which `label` scores."""
 
-    objective = Objective.read("grpo")
+    # so that typing the value that was always used changes no node
+    implied: ClassVar = {"sampler": "hf", "sync_every": 1, "truncated": "floor", "skip": True}
     sampler: str | None = words("hf", "vllm")
     completions: int = at_least(2)
     temperature: float = positive()
     max_new_tokens: int = at_least(1)
-    loss_type: str = words(*choices.GROUP_LOSSES)
-    baseline: str = words(*choices.BASELINES)
-    beta: float = MISSING
+    sync_every: int | None = at_least(0)
+    truncated: str | None = words("floor", "mask")
+    skip: bool | None = MISSING
+    # set by the pipeline: the block of the labeler that scores the draws
+    label: Any = computed(None)
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
     def __post_init__(self) -> None:
-        # so that typing the default changes no node
-        self.sampler = None if self.sampler == "hf" else self.sampler
+        for key, value in self.implied.items():
+            if vars(self)[key] == value:
+                vars(self)[key] = None
+
+    @property
+    def scorer(self) -> "Label":
+        """The block of the labeler that scores the draws."""
+        scorer: Label = self.label
+        return scorer
+
+    @property
+    def pool_steps(self) -> int:
+        """The steps that learn from one pool of draws; 0: all steps."""
+        return 1 if self.sync_every is None else self.sync_every
+
+    @property
+    def reads_reference(self) -> bool:
+        """True if the loss reads log-probs of the SFT model."""
+        return False
+
+    @property
+    def way_to_lower_demands(self) -> str:
+        """Advice for prompts whose scores differ, but teach nothing."""
+        return f"Raise {self.block}.completions (now {self.completions})."
+
+    @property
+    def way_to_stay_near(self) -> str:
+        """Advice that keeps the policy nearer to the SFT model."""
+        return f"lower {self.rate_key}"
 
     def check(self) -> None:
         if self.runtime.sharding is choices.Sharding.zero3:
             raise UserError(
-                "GRPO samples from whole weights, which launch=zero3 does not gather. Use fsdp."
+                f"{self.objective.title} samples from whole weights, which launch=zero3 does not gather. Use fsdp."
             )
         qlora = self.adapter is choices.Adapter.qlora
         if self.sampler == "vllm" and (qlora or self.runtime.world_size > 1):
             raise UserError(
-                "grpo.sampler=vllm: the engine gets whole weights of one process, so neither launch=ddp nor "
-                "grpo.adapter=qlora work. Use grpo.sampler=hf."
+                f"{self.block}.sampler=vllm: the engine gets whole weights of one process, so neither launch=ddp nor "
+                f"{self.block}.adapter=qlora work. Use {self.block}.sampler=hf."
             )
         if self.max_new_tokens >= self.max_length:
             raise UserError(
-                f"grpo.max_length={self.max_length} has no room for a prompt before grpo.max_new_tokens."
+                f"{self.block}.max_length={self.max_length} has no room for a prompt before {self.block}.max_new_tokens."
             )
 
 
 @dataclass
-class ScoredGRPO(GRPO):
-    """The block of `stage=grpo`: GRPO's keys, and the block `label`, which scores the completions."""
+class GRPO(Drawing):
+    """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
-    label: Label = field(default_factory=Verifier)
+    objective = Objective.read("grpo")
+    loss_type: str = words(*choices.GROUP_LOSSES)
+    baseline: str = words(*choices.BASELINES)
+    beta: float = MISSING
+
+    @property
+    def reads_reference(self) -> bool:
+        return bool(self.beta)
+
+    @property
+    def way_to_stay_near(self) -> str:
+        return "set grpo.beta=0.04"
 
 
 @dataclass
