@@ -333,6 +333,7 @@ class Config:
             "sample": self.sample,
             "label": self.label,
             "eval.judged": self.eval.judged,
+            "dpo": self.dpo,
         }
         parts = {name: getattr(block, "own", Own()) for name, block in blocks.items()}
         if parts["eval.judged"] == parts["label"]:  # eval/judged=label: named once

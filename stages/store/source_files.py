@@ -25,7 +25,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
-from stages.config.blocks.training import FirstModel, ScoredGRPO
+from stages.config.blocks.training import DPO, FirstModel, ScoredGRPO
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -119,7 +119,7 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> Any:
+    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
             key = own_key(block)
@@ -191,15 +191,15 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> str:
+def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO) -> str:
     """Return the setting that holds the user's own code."""
-    if isinstance(block, Label):
+    if isinstance(block, Label | DPO):
         return block.own_key
     return "sample.own" if isinstance(block, Drawn) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | Drawn | Data | OneSource: Pins.pin_own,
+    OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO: Pins.pin_own,
     Model: Pins.pin_model,
     Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,

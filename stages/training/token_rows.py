@@ -15,7 +15,11 @@ from stages.store.records import content_id
 from stages.training.batches import fill_batches
 
 ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
-KINDS = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.bool_())}  # by the end of a column's name
+KINDS = {
+    "ids": pa.list_(pa.int32()),
+    "mask": pa.list_(pa.bool_()),
+    "tokens": pa.list_(pa.float32()),
+}  # by the end of a column's name
 Row = dict[str, Any]
 RowValue = TypeVar("RowValue")
 
@@ -114,7 +118,8 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, `id` a text, all others numbers."""
+    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, its `…_tokens` a number per token, `id`
+    a text, all others numbers."""
 
     noun = "pairs"
 
