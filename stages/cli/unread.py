@@ -123,6 +123,8 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason
+    if not cfg.answer.samples:
+        reasons["answer.temperature"] = "nothing is drawn. Add answer.samples=8"
     if not cfg.eval.suites.names:
         reason = "no suite is named. Add eval.suites.names=[refusal]"
         reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)
