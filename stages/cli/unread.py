@@ -120,6 +120,8 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
         reason = "dpo.own is the loss. Leave dpo.own out"
         losses = ("dpo.loss_type", "dpo.loss_weights", "dpo.simpo_gamma")
         reasons |= dict.fromkeys(losses, reason)
+    if cfg.grpo.own:
+        reasons["grpo.baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason

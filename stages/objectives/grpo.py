@@ -9,6 +9,7 @@ once per completion if the model's attention cannot be packed."""
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
@@ -36,6 +37,7 @@ from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, StepRows
+from stages.training.own_advantages import OwnAdvantages, load_own_advantages
 from stages.training.rollouts import Rollout, Rollouts, describe_step
 from stages.training.token_rows import PromptRows, Row
 
@@ -119,7 +121,10 @@ def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]
 
 
 def group_rows(
-    groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: ScoredGRPO
+    groups: Sequence[list[Rollout]],
+    prompts: dict[str, list[int]],
+    cfg: ScoredGRPO,
+    own_advantages: OwnAdvantages | None = None,
 ) -> list[Row]:
     """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
     rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
@@ -133,8 +138,12 @@ def group_rows(
     rows = list[Row]()
     for group in live:
         rewards = [rollout.reward or 0.0 for rollout in group]
+        if own_advantages:
+            advantages = own_advantages(rewards, [rollout.n_tokens for rollout in group])
+        else:
+            advantages = compute_advantages(rewards, cfg)
         completions = list[Scored]()
-        for rollout, advantage in zip(group, compute_advantages(rewards, cfg), strict=True):
+        for rollout, advantage in zip(group, advantages, strict=True):
             divisors = {
                 "grpo": count * rollout.n_tokens,
                 "dr_grpo": count * cfg.max_new_tokens,
@@ -221,6 +230,14 @@ class GroupTrainer(MicroBatches):
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = True  # shares are those of the whole step
 
+    @cached_property
+    def own_advantages(self) -> OwnAdvantages | None:
+        """The user's function, if `grpo.own` names one."""
+        if not self.cfg.own:
+            return None
+        # the user's labeler may have its copy in the node's folder
+        return load_own_advantages(self.cfg.own, self.cfg.own_key, self.out / "advantages")
+
     def count_tokens(self, row: Row) -> int:
         if self.is_padded:
             longest = max(len(completion.token_ids) for completion in row["completions"])
@@ -258,7 +275,7 @@ class GroupTrainer(MicroBatches):
         gradients, so that the optimizer changes nothing.
         Raise UserError if MOST_DEAD steps in a row had no group that teaches."""
         groups = self.rollouts.of_step([row["id"] for row in inputs])
-        live = group_rows(groups, self.rollouts.token_ids, self.cfg)
+        live = group_rows(groups, self.rollouts.token_ids, self.cfg, self.own_advantages)
         loss = torch.zeros((), device=self.args.device)
         if live:
             # The groups of this process, or an idle row if there are none.

@@ -21,7 +21,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
-from stages.config.blocks.training import DPO, ScoredGRPO, Training
+from stages.config.blocks.training import DPO, GRPO, ScoredGRPO, Training
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -161,18 +161,21 @@ def try_user_code(cfg: Config, missing_nodes: Sequence[Node], store: Store) -> N
 
 
 def try_own_losses(missing_nodes: Sequence[Node]) -> None:
-    """Raise UserError if a user-defined loss of a missing training cannot train."""
-    blocks_by_code = dict[str, DPO]()
+    """Raise UserError if a user-defined loss, or advantages, of a missing training cannot train."""
+    blocks_by_code = dict[str, DPO | GRPO]()
     for node in missing_nodes:
-        if isinstance(node.config, DPO) and node.config.own:
+        if isinstance(node.config, DPO | GRPO) and node.config.own:
             blocks_by_code[repr(node.config.own)] = node.config
     if not blocks_by_code:
         return
-    from stages.training.own_loss import load_own_loss  # imports torch, and runs the user's code
+    # they import torch, and run the user's code
+    from stages.training.own_advantages import load_own_advantages
+    from stages.training.own_loss import load_own_loss
 
     for block in blocks_by_code.values():
+        load = load_own_loss if isinstance(block, DPO) else load_own_advantages
         with TemporaryDirectory() as folder:
-            load_own_loss(block.own, block.own_key, Path(folder))
+            load(block.own, block.own_key, Path(folder))
 
 
 def try_own_labelers(missing_nodes: Sequence[Node], store: Store) -> None:
@@ -246,7 +249,7 @@ def require_device(node: Node, store: Store) -> None:
 
 # By check: the blocks whose nodes need it
 CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
-    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler, DPO),
+    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler, DPO, GRPO),
     user_files.require_vllm: (Answer, Drawn, ScoredGRPO),
     user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),

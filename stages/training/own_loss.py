@@ -2,20 +2,18 @@
 
 The function gets six tensors of shape [pairs, width], and returns a loss per pair: a tensor of shape [pairs]."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.config.blocks.models import Own
 from stages.config.errors import UserError
-from stages.store import plugins
+from stages.training.own_function import OwnFunction
 
 # Prompt, chosen and rejected completion of the pairs on which a loss is tried. Lengths differ, so that micro-batches of
 # other sizes have another width.
@@ -48,49 +46,14 @@ class PairTokens(NamedTuple):
         return cls(*log_probs.chunk(2), *reference.chunk(2), *mask.chunk(2))
 
 
-class OwnLoss:
-    """The user's function, as it is called in training."""
+class OwnLoss(OwnFunction):
+    """A loss of pairs, as it is called in training."""
 
-    def __init__(self, own: Own, key: str, node: Path):
-        """Load the function. Raise UserError if it cannot be called with six tensors and the options."""
-        self.own = own
-        self.key = key
-        self.node = node
-        self.function: Callable[..., Any] = plugins.run_file(own, key, node)
-        if not callable(self.function):
-            raise UserError(f"{self.place}: this must be a function of six tensors.")
-        try:
-            signature = inspect.signature(self.function)
-        except ValueError as error:
-            raise UserError(f"{self.place}: this must be a Python function.") from error
-        self.require_arguments(signature)
-
-    def require_arguments(self, signature: inspect.Signature) -> None:
-        """Raise UserError if the function does not take the tensors by position, and the options by name."""
-        try:
-            signature.bind(*PairTokens._fields, **self.own.options)
-        except TypeError as error:
-            raise UserError(
-                f"{self.place}: {error}. Write def {self.own.name}({', '.join(PairTokens._fields)}); {self.key}.options "
-                "sets further arguments."
-            ) from error
-
-    @property
-    def place(self) -> str:
-        """The setting, the function and its file, for messages."""
-        return f"{self.key}.name={self.own.name} in {Path(str(self.own.file)).name}"
+    arguments = PairTokens._fields
 
     def __call__(self, pairs: PairTokens) -> Tensor:
         """Return the loss of every pair. Raise UserError if the function fails, or returns something else."""
-        try:
-            losses = self.function(*pairs, **self.own.options)
-        except (Exception, SystemExit) as error:
-            # the trainer retries with smaller micro-batches
-            if isinstance(error, Exception) and should_reduce_batch_size(error):
-                raise
-            line = plugins.line_of(error, self.node / plugins.COPY)
-            problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{self.place}, line {line}: {problem}.") from error
+        losses = self.call(*pairs)
         shape = [len(pairs.chosen_mask)]
         if not isinstance(losses, Tensor):
             raise self.error(f"returns {losses!r:.60}", shape)

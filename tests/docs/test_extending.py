@@ -100,6 +100,14 @@ def test_a_loss_of_ones_own(chain: Chain, scratch: Path) -> None:
     assert any((before[name] != weight).any() for name, weight in after.items())
 
 
+@pytest.mark.extended
+def test_advantages_of_ones_own(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *page_arguments("grpo", "shorter.py"), by=inside)
+    node = latest(chain.root, "grpo")
+    assert (node / "advantages" / "own.py").read_text() == FILES["shorter.py"]
+    assert "advantages/own.py" in read_manifest(node)["files"]
+
+
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
     run(scratch, chain.root, *page_arguments("sample", "sample.own"), by=inside)
     node = latest(chain.root, "sample")

@@ -335,6 +335,7 @@ class GRPO(Training):
     max_new_tokens: int = at_least(1)
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
+    own: Own = field(default_factory=Own)
     beta: float = MISSING
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
