@@ -15,6 +15,7 @@ import pytest
 from stages.config.blocks.labels import Verifier, Voter
 from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import EnsembleLabeler, JointVote, joint_votes
+from stages.labelers.labeler import Pool
 from stages.objectives.grpo import compute_advantages
 from stages.store.records import Candidate, Check, Judgement, Pair, load
 from tests.endpoints.servers import Model, running
@@ -357,13 +358,14 @@ def test_processes_that_score_at_once_share_the_deviation(tmp_path: Path) -> Non
         barrier.wait(30)
         return parts
 
+    def score(name: str, half: Pool) -> list[Judgement]:
+        folder = tmp_path / name
+        folder.mkdir()
+        return gated(folder, pools=[half._replace(gather=gather)])
+
     with ThreadPoolExecutor(2) as executor:
-        pools = [[half._replace(gather=gather)] for half in halves]
-        folders = [tmp_path / name for name in ("one", "two")]
-        for folder in folders:
-            folder.mkdir()
-        found = [*executor.map(lambda folder, each: gated(folder, pools=each), folders, pools)]
-    by_id = {j.candidate_id: j.score for half in found for j in half}
+        judged_halves = [*executor.map(score, ("one", "two"), halves)]
+    by_id = {j.candidate_id: j.score for half in judged_halves for j in half}
     assert by_id == pytest.approx({j.candidate_id: j.score for j in together}, abs=1e-9)
 
 
