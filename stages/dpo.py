@@ -14,9 +14,11 @@ from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
 from stages.objectives import dpo as objective
 from stages.objectives.first_step import FirstStepCheck
+from stages.objectives.pair_losses import OwnLossTrainer, ReferenceFreeTrainer
 from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.fit import Fit
+from stages.training.own_loss import load_own_loss
 from stages.training.trainer import risen_loss_message
 
 MEASURED = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
@@ -33,15 +35,14 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     # the weights under a continued adapter
     frozen = inputs.get("frozen", inputs["policy"]) / "model"
-    trainer_class = (
-        objective.ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
-    )
     # before the model is loaded, as it measures the memory that is free
-    fit = Fit(trainer_class, cfg, rows, contract, frozen, out)
+    fit = Fit(trainer_class(cfg), cfg, rows, contract, frozen, out)
     load_frozen = partial(load_frozen_weights, frozen, contract, cfg)
     model = load_frozen(cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
+    if isinstance(trainer, OwnLossTrainer):
+        trainer.own_loss = load_own_loss(cfg.own, cfg.own_key, out.path)
 
     def starting_loss(_pairs: int) -> float | None:
         return objective.starting_loss(cfg)
@@ -73,6 +74,13 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "displacement": bool(displacement_warning),
         **figures,
     }
+
+
+def trainer_class(cfg: DPO) -> type[objective.PairTrainer]:
+    """Return the class of the trainer that has the losses of this block."""
+    if cfg.own:
+        return OwnLossTrainer
+    return ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
 
 
 def load_frozen_weights(

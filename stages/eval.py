@@ -17,6 +17,7 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import (
     benchmarks,
     claims,
+    coverage,
     judged,
     learnt,
     likelihood,
@@ -122,10 +123,15 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_round = rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs))
     by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs, out)
     by_task, benchmark_measures = benchmarks.benchmark_results(cfg, inputs)
+    tables = dict(unchecked)
+    if checked.endpoint and checked.primary is not None:
+        tables[checked.endpoint] = checked.primary
+    covered = coverage.measure_coverage(cfg, inputs, tables, checked.endpoint)
     sections = {
         rounds.SECTION: by_round,
         suite_results.SECTION: by_suite,
         benchmarks.SECTION: by_task,
+        coverage.SECTION: covered,
     }
     cautions = learnt.cautions(titles, outcomes.before(titles), behaviour, endings, kl)
     results = Results(

@@ -14,7 +14,7 @@ from stages.config.installation import program
 from stages.config.override_text import overrides
 from stages.config.schema import Report
 from stages.config.stage_table import DRAWING, LINEAGE, POLICY_STAGES, STAGES, Target
-from stages.evaluation import benchmarks, claims, noninferiority, rounds, suite_results
+from stages.evaluation import benchmarks, claims, coverage, noninferiority, rounds, suite_results
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
@@ -285,6 +285,7 @@ def read_template_values(
         else {},
         "behaviours": behaviours(results),
         "benchmarks": benchmarks.read_rows(results),
+        "coverage": coverage.coverage_of(results),
         "suites": suite_results.suites_of(results),
         "by_round": by_round,
         "rounds": rounds.table_rows(nodes, by_round) if by_round else [],

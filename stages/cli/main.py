@@ -192,7 +192,7 @@ def build_and_measure(wired: WiredRun) -> float | None:
     cfg, store, nodes, overrides = wired.cfg, wired.store, wired.nodes, wired.line.overrides
     target_nodes = requested_nodes(cfg, nodes)
     missing = sorted(store.missing(target_nodes), key=str)
-    building.try_own_labelers(cfg, missing, store)
+    building.try_user_code(cfg, missing, store)
     building.require_rows_within_length(cfg, missing, nodes, store)
     page = live_page(wired, target_nodes)
     if HydraConfig.initialized():

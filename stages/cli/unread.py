@@ -116,9 +116,17 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
     if cfg.label.prefers:
         reason = f"{cfg.label.option} gives no scores. Use another labeler"
         reasons |= dict.fromkeys(("pairs.min_score", "unpaired.threshold"), reason)
+    if cfg.dpo.own:
+        reason = "dpo.own is the loss. Leave dpo.own out"
+        losses = ("dpo.loss_type", "dpo.loss_weights", "dpo.simpo_gamma")
+        reasons |= dict.fromkeys(losses, reason)
+    if cfg.grpo.own:
+        reasons["grpo.baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason
+    if not cfg.answer.samples:
+        reasons["answer.temperature"] = "nothing is drawn. Add answer.samples=8"
     if not cfg.eval.suites.names:
         reason = "no suite is named. Add eval.suites.names=[refusal]"
         reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)

@@ -339,6 +339,8 @@ class Config:
             "sample": self.sample,
             "label": self.label,
             "eval.judged": self.eval.judged,
+            "dpo": self.dpo,
+            "grpo": self.grpo,
         }
         parts = {name: getattr(block, "own", Own()) for name, block in blocks.items()}
         if parts["eval.judged"] == parts["label"]:  # eval/judged=label: named once

@@ -44,7 +44,7 @@ OF_ANY_DIVERGENCE = (*READ_BY["f_divergence_type"], "sft")
 OF_MARGINS = ("sigmoid", "hinge", "robust", "exo_pair", "discopop", "aot", "sft")
 # Losses that cannot weight single pairs
 UNWEIGHTED = ("aot", "aot_unpaired", "hinge", "sft")
-# Arguments that TRL's trainer reads, and SimPO does not
+# Arguments that TRL's trainer reads, and SimPO and user-defined losses do not
 OF_TRL_LOSSES = ("ld_alpha", "router_aux_loss_coef", "use_weighting")
 
 
@@ -100,7 +100,7 @@ def not_passed_on_message(objective: str, argument: str) -> str | None:
 def validate_losses(cfg: DPO) -> None:
     """Raise UserError for DPO's losses, weights and arguments that do not work together, or that no loss reads."""
     losses, weights, arguments = cfg.loss_type, cfg.loss_weights, cfg.trainer
-    if not losses:
+    if not losses and not cfg.own:
         raise UserError("dpo.loss_type=[] is empty. Type dpo.loss_type=[sigmoid].")
     if weights is not None and (len(weights) != len(losses) or not any(weights)):
         raise UserError(
@@ -128,8 +128,9 @@ def validate_losses(cfg: DPO) -> None:
         )
     argument = unread_argument(cfg)
     if argument:
+        names = " or ".join(losses) or cfg.own.name
         raise UserError(
-            f"dpo.trainer.{argument}: the loss {' or '.join(losses)} does not read this. Leave it out."
+            f"dpo.trainer.{argument}: the loss {names} does not read this. Leave it out."
         )
     if "exo_pair" in losses and not arguments.label_smoothing:
         raise UserError(
@@ -150,7 +151,7 @@ def unread_argument(cfg: DPO) -> str | None:
         if is_set and weighted_losses.isdisjoint(readers):
             return argument
     for argument in OF_TRL_LOSSES:
-        if cfg.reference_free and argument in cfg.trainer.given:
+        if (cfg.reference_free or cfg.own) and argument in cfg.trainer.given:
             return argument
     return None
 

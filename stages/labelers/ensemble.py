@@ -5,13 +5,16 @@ one. A further verdict is worth most where votes differ: query by committee (Seu
 
 An objective that draws wants a score of every completion instead (`judge_rollouts`): the members' mean score, by their weights.
 
+With `combine: gate` nobody votes, here and in GRPO. A member with a veto is a gate, and the mean score of the others is
+the quality, which ranks what passes (`gated_scores`).
+
 With `label.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
 measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
 up to the budget, and these verdicts replace the ensemble's."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -22,6 +25,7 @@ from stages.config.blocks.labels import Ensemble, Voter
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
+from stages.labelers.gated_scores import scores_of_passing
 from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.making import make_labeler
@@ -122,6 +126,23 @@ def join_votes(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVo
     return JointVote(a.prompt_id, ids, votes, preference, max(0.0, mean_square - mean**2))
 
 
+def scores_of(
+    voter: Voter, judgements: Iterable[Judgement], candidates: Iterable[Candidate]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return a member's scores by candidate, and the errors of the candidates without one."""
+    by_candidate = {j.candidate_id: j for j in judgements}
+    scores, errors = dict[str, float](), dict[str, str]()
+    for candidate in candidates:
+        name = candidate.candidate_id
+        judgement = by_candidate.get(name)
+        if judgement is not None and judgement.score is not None:
+            scores[name] = judgement.score
+            continue
+        reason = (judgement and judgement.error) or "no score"
+        errors[name] = f"{voter.labeler}: {reason}"
+    return scores, errors
+
+
 def find_vetoed(
     voter: Voter, member: Labeler, scores: Mapping[str, float], prompt_of: Mapping[str, str]
 ) -> set[str]:
@@ -134,14 +155,27 @@ def find_vetoed(
     return {name for name, score in compared.items() if score < threshold}
 
 
+def mean_scores(
+    voters: Sequence[Voter], scores_by_voter: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Return the mean score, by the voters' weights, of every candidate that all of them score."""
+    total = sum(voter.weight for voter in voters)
+    complete_ids = set[str].intersection(*map(set, scores_by_voter))
+    means = dict[str, float]()
+    for name in complete_ids:
+        pairs = zip(voters, scores_by_voter, strict=True)
+        means[name] = sum(voter.weight * scores[name] for voter, scores in pairs) / total
+    return means
+
+
 class EnsembleLabeler(Labeler):
-    """Combines the judgements of other label nodes by weighted votes."""
+    """Combines the judgements of other label nodes by weighted votes, or by gates and a quality."""
 
     name = "ensemble"
-    compares = True
 
     def __init__(self, cfg: Ensemble, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
+        self.compares = cfg.prefers
         self.by_labeler = dict[str, list[Judgement]]()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
@@ -173,14 +207,27 @@ class EnsembleLabeler(Labeler):
         ]
 
     @property
+    def gates(self) -> list[tuple[Voter, Labeler]]:
+        """The members with a veto."""
+        return [(voter, member) for voter, member in self.members if voter.is_gate]
+
+    @property
+    def rankers(self) -> list[tuple[Voter, Labeler]]:
+        """The members without a veto."""
+        return [(voter, member) for voter, member in self.members if not voter.is_gate]
+
+    @property
     def relative(self) -> bool:  # type: ignore[override]
-        """True if a member's scores are relative, and with them the mean."""
+        """True if a member's scores are relative, and with them the mean. A gated score is absolute: 0 fails."""
+        if self.cfg.combine:
+            return False
         return any(member.relative for _, member in self.members)
 
     @property
     def says_relative(self) -> bool:  # type: ignore[override]
-        """True if every member says whether its scores are relative."""
-        return all(member.says_relative for _, member in self.members)
+        """True if every member says whether its scores are relative. Of the quality behind gates nobody need know."""
+        members = self.gates if self.cfg.combine else self.members
+        return all(member.says_relative for _, member in members)
 
     @property
     def reads_columns(self) -> bool:  # type: ignore[override]
@@ -189,25 +236,18 @@ class EnsembleLabeler(Labeler):
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the members' mean score, by their weights. A completion that a member vetoes
-        gets the floor of its prompt; one without a score of every member gets an error."""
-        scores_by_voter, errors = self.rollout_scores(pool)
+        gets the floor of its prompt; one without a score of every member gets an error. With gates, yield gated scores."""
+        if self.cfg.combine:
+            yield from self.gate_rollouts(pool)
+            return
+        scores_by_voter, errors = self.rollout_scores(self.members, pool)
         prompt_of = {c.candidate_id: c.prompt_id for c in pool.candidates}
-        vetoed_ids = {
-            candidate
-            for i, (voter, member) in enumerate(self.members)
-            for candidate in find_vetoed(voter, member, scores_by_voter[i], prompt_of)
-        }
-        weights = [voter.weight for voter, _ in self.members]
-        means = {
-            name: sum(w * scores[name] for w, scores in zip(weights, scores_by_voter, strict=True))
-            / sum(weights)
-            for name in prompt_of
-            if name not in errors
-        }
+        vetoed_ids = self.vetoed(self.members, scores_by_voter, prompt_of)
+        means = mean_scores([voter for voter, _ in self.members], scores_by_voter)
         accepted: dict[str, list[float]] = {prompt: [] for prompt in prompt_of.values()}
-        for name, mean in means.items():
-            if name not in vetoed_ids:
-                accepted[prompt_of[name]].append(mean)
+        for name, prompt in prompt_of.items():
+            if name in means and name not in vetoed_ids:
+                accepted[prompt].append(means[name])
         floors = floors_by_prompt(accepted, self.relative)
         for name, prompt in prompt_of.items():
             score = means.get(name)
@@ -217,30 +257,119 @@ class EnsembleLabeler(Labeler):
                 score = floor if self.relative else min(floor, score)
             yield Judgement(prompt, self.name, name, score=score, error=errors.get(name))
 
-    def rollout_scores(self, pool: Pool) -> tuple[list[dict[str, float]], dict[str, str]]:
+    def gate_rollouts(self, pool: Pool) -> Iterator[Judgement]:
+        """Yield the gated scores of completions. Only what passes the gates is shown to the members that rank, which
+        may cost money."""
+        gate_scores, errors = self.rollout_scores(self.gates, pool)
+        prompt_of = {c.candidate_id: c.prompt_id for c in pool.candidates}
+        failed_ids = self.vetoed(self.gates, gate_scores, prompt_of)
+        passing = [
+            c
+            for c in pool.candidates
+            if c.candidate_id not in failed_ids and c.candidate_id not in errors
+        ]
+        prompt_ids = {c.prompt_id for c in passing}
+        prompts = [prompt for prompt in pool.prompts if prompt.id in prompt_ids]
+        pool_of_passing = pool._replace(prompts=prompts, candidates=passing)
+        ranker_scores, ranker_errors = self.rollout_scores(self.rankers, pool_of_passing)
+        qualities = mean_scores([voter for voter, _ in self.rankers], ranker_scores)
+        scores = self.gated_scores(failed_ids, qualities, prompt_of, pool)
+        errors |= ranker_errors
+        for name, prompt in prompt_of.items():
+            error = None if name in scores else errors[name]
+            yield Judgement(prompt, self.name, name, score=scores.get(name), error=error)
+
+    def gated_scores(
+        self,
+        failed_ids: Container[str],
+        qualities: Mapping[str, float],
+        prompt_of: Mapping[str, str],
+        pool: Pool,
+    ) -> dict[str, float]:
+        """Return by candidate 0 if it fails, else its score by its quality. One without a quality is absent."""
+        scores = dict[str, float]()
+        qualities_by_prompt = defaultdict[str, dict[str, float]](dict)
+        for name, prompt in prompt_of.items():
+            if name in failed_ids:
+                scores[name] = 0.0
+            elif name in qualities:
+                qualities_by_prompt[prompt][name] = qualities[name]
+        return scores | scores_of_passing(qualities_by_prompt, pool.gather)
+
+    def vetoed(
+        self,
+        members: Sequence[tuple[Voter, Labeler]],
+        scores_by_voter: Sequence[Mapping[str, float]],
+        prompt_of: Mapping[str, str],
+    ) -> set[str]:
+        """Return the candidates that one of these members vetoes."""
+        vetoed_ids = set[str]()
+        for (voter, member), scores in zip(members, scores_by_voter, strict=True):
+            vetoed_ids |= find_vetoed(voter, member, scores, prompt_of)
+        return vetoed_ids
+
+    def rollout_scores(
+        self, members: Sequence[tuple[Voter, Labeler]], pool: Pool
+    ) -> tuple[list[dict[str, float]], dict[str, str]]:
         """Return the scores of every member by candidate, and by candidate the error of a member without a score."""
         scores_by_voter, errors = list[dict[str, float]](), dict[str, str]()
-        for voter, member in self.members:
-            judgements = {j.candidate_id: j for j in member.judge_rollouts(pool)}
-            scores = dict[str, float]()
-            for c in pool.candidates:
-                judgement = judgements.get(c.candidate_id)
-                if judgement is not None and judgement.score is not None:
-                    scores[c.candidate_id] = judgement.score
-                    continue
-                reason = (judgement and judgement.error) or "no score"
-                errors.setdefault(c.candidate_id, f"{voter.labeler}: {reason}")
+        for voter, member in members:
+            judgements: Iterable[Judgement] = []
+            # a class of the user's need not expect an empty pool; a reward model takes one, to be loaded early
+            if pool.candidates or not member.own:
+                judgements = member.judge_rollouts(pool)
+            scores, member_errors = scores_of(voter, judgements, pool.candidates)
             scores_by_voter.append(scores)
+            errors = member_errors | errors
         return scores_by_voter, errors
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""
+        if self.cfg.combine:
+            yield from self.gate_labels(pool)
+            return
         votes = [*joint_votes(self.cfg.members, self.by_labeler, pool.answers())]
         judged: dict[Key, Judgement] = {each.ids: judgement_of(each) for each in votes}
         self.tallies = count_votes(self.cfg, votes, self.by_labeler)
         if self.cfg.people:
             self.ask_people(pool, votes, judged)
         yield from judged.values()
+
+    def gate_labels(self, pool: Pool) -> Iterator[Judgement]:
+        """Yield half of each gated score, since the scores of labels go to 1: 0, or one from 0.5 to 1. z is by all
+        prompts of the pool. `raw` has each member's score."""
+        candidates = [*pool.candidates]
+        prompt_of = {c.candidate_id: c.prompt_id for c in candidates}
+        scores_by_labeler = dict[str, dict[str, float]]()
+        failed_ids, errors = set[str](), dict[str, str]()
+        tallies = dict[str, Any]()
+        for voter in self.cfg.members:
+            judgements = self.by_labeler[voter.labeler]
+            scores, member_errors = scores_of(voter, judgements, candidates)
+            scores_by_labeler[voter.labeler] = scores
+            errors = member_errors | errors
+            if voter.veto is not None:
+                vetoed_ids = {name for name, score in scores.items() if score < voter.veto}
+                failed_ids |= vetoed_ids
+                tallies[voter.labeler] = {"veto": voter.veto, "vetoes": len(vetoed_ids)}
+        rankers = [voter for voter in self.cfg.members if not voter.is_gate]
+        qualities = mean_scores(rankers, [scores_by_labeler[each.labeler] for each in rankers])
+        complete = {name: quality for name, quality in qualities.items() if name not in errors}
+        gated = self.gated_scores(failed_ids, complete, prompt_of, pool)
+        self.tallies = {"gates": tallies, "failed": len(failed_ids), "ranked": len(complete)}
+        for name, prompt in prompt_of.items():
+            score = error = None
+            if name in gated:
+                score = gated[name] / 2
+            else:
+                error = errors[name]
+            member_scores = {
+                labeler: scores[name]
+                for labeler, scores in scores_by_labeler.items()
+                if name in scores
+            }
+            raw = json.dumps(member_scores)
+            yield Judgement(prompt, self.name, name, score=score, raw=raw, error=error)
 
     def ask_people(
         self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]

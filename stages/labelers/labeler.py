@@ -1,7 +1,7 @@
 """The base class of labelers, which turn candidates into judgements, and the choice of candidates shown together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Real
@@ -25,7 +25,7 @@ class Pool(NamedTuple):
     """Prompts with their candidates. If the pool comes from a file: `bad` are its unusable rows, `unused` the columns
     not read (by file), `notes` lines that say how its columns were read, and `rows` the number of all rows. `columns`
     are the user's of the prompts, if the labeler reads them. `trainer_state` is TRL's, of the training that wrote the
-    candidates."""
+    candidates. `gather` returns the items of all processes, if several judge the candidates of one step."""
 
     prompts: Sequence[Example] | Records[Example]
     candidates: Sequence[Candidate] | Records[Candidate]
@@ -35,6 +35,7 @@ class Pool(NamedTuple):
     rows: int = 0
     columns: UserColumns = NO_COLUMNS
     trainer_state: Any = None
+    gather: Callable[[list[Any]], list[Any]] = list
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         """Yield each prompt with its candidates as they are judged, without their thoughts."""

@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 from trl import DPOTrainer
 
@@ -107,40 +105,6 @@ class StoredReferenceTrainer(PairTrainer):
             self.loss_weights = weights
 
 
-class ReferenceFreeTrainer(PairTrainer):
-    """SimPO (arXiv:2405.14734), on rows of `trl_row`, of which it reads the token ids.
-
-    A completion's reward is β times the mean log-prob of its tokens, and the loss of a pair is
-    -log σ(β/|y_w| log π(y_w|x) - β/|y_l| log π(y_l|x) - γ) (Eq. 6). TRL has it in its experimental CPOTrainer."""
-
-    def reward(self, log_probs: list[float], _reference: list[float]) -> float:
-        return self.cfg.beta * fmean(log_probs)
-
-    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
-        """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
-        output = self.score(model, inputs)
-        tokens = inputs["completion_mask"].sum(-1)
-        log_probs = output.log_probs.sum(-1)
-        chosen, rejected = (self.cfg.beta * log_probs / tokens).chunk(2)
-        margins = chosen - rejected
-        loss = -logsigmoid(margins - self.cfg.simpo_margin).mean() * self.loss_weights[0]
-        chosen_log_probs, rejected_log_probs = log_probs.chunk(2)
-        by_pair = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": margins,
-            "rewards/accuracies": (margins > 0).to(margins),
-            "logps/chosen": chosen_log_probs,
-            "logps/rejected": rejected_log_probs,
-        }
-        for name, figures in by_pair.items():
-            self.note(name, figures.sum(), tokens.new_tensor(len(figures)))
-        if self.model.training:
-            self.note("entropy", output.entropy.sum(), tokens.sum())
-            self.note_tokens(inputs["attention_mask"].sum())
-        return loss
-
-
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
     """Return TRL's batch, in which the masks of rows leave out the completion tokens that are only read."""
     batch = collate(rows)
@@ -208,7 +172,13 @@ def read_rows(
         if not rows.fits(pair.id, tokens):
             continue
         scored = cut_at_difference(reference) if cfg.first_difference else reference
-        rows.add(pair.split, pair.id, trl_row(scored, cfg.trainer.ld_alpha), pair.prompt)
+        row = trl_row(scored, cfg.trainer.ld_alpha)
+        if cfg.own:
+            row |= {
+                "ref_chosen_tokens": scored.chosen_logps,
+                "ref_rejected_tokens": scored.rejected_logps,
+            }
+        rows.add(pair.split, pair.id, row, pair.prompt)
     rows.settle()
     return rows
 
@@ -251,9 +221,15 @@ def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageD
 
 
 def starting_loss(cfg: DPO) -> float | None:
-    """Return the loss at log-ratio 0, or None if it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
+    """Return the loss at log-ratio 0, or None if it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss, a
+    user-defined loss)."""
     arguments = cfg.trainer
-    if arguments.use_weighting or arguments.router_aux_loss_coef or "sft" in cfg.loss_type:
+    if (
+        cfg.own
+        or arguments.use_weighting
+        or arguments.router_aux_loss_coef
+        or "sft" in cfg.loss_type
+    ):
         return None
     ln2 = math.log(2)
     epsilon = arguments.label_smoothing

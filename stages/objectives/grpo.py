@@ -7,6 +7,7 @@ SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556)
 once per completion if the model's attention cannot be packed."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from stages.config.blocks.training import GRPO
 from stages.training.drawing_trainer import DrawingTrainer, Scored, reading_options
 from stages.training.micro_batches import Batch
+from stages.training.own_advantages import OwnAdvantages, load_own_advantages
 from stages.training.rollouts import Rollout
 from stages.training.token_rows import Row
 
@@ -34,7 +36,10 @@ def compute_advantages(rewards: Sequence[float], cfg: GRPO) -> list[float]:
 
 
 def group_rows(
-    groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: GRPO
+    groups: Sequence[list[Rollout]],
+    prompts: dict[str, list[int]],
+    cfg: GRPO,
+    own_advantages: OwnAdvantages | None = None,
 ) -> list[Row]:
     """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
     rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
@@ -48,8 +53,12 @@ def group_rows(
     rows = list[Row]()
     for group in live:
         rewards = [rollout.reward or 0.0 for rollout in group]
+        if own_advantages:
+            advantages = own_advantages(rewards, [rollout.n_tokens for rollout in group])
+        else:
+            advantages = compute_advantages(rewards, cfg)
         completions = list[Scored]()
-        for rollout, advantage in zip(group, compute_advantages(rewards, cfg), strict=True):
+        for rollout, advantage in zip(group, advantages, strict=True):
             divisors = {
                 "grpo": count * rollout.n_tokens,
                 "dr_grpo": count * cfg.max_new_tokens,
@@ -75,11 +84,19 @@ class GroupTrainer(DrawingTrainer):
 
     cfg: GRPO
 
+    @cached_property
+    def own_advantages(self) -> OwnAdvantages | None:
+        """The user's function, if `grpo.own` names one."""
+        if not self.cfg.own:
+            return None
+        # the user's labeler may have its copy in the node's folder
+        return load_own_advantages(self.cfg.own, self.cfg.own_key, self.out / "advantages")
+
     def teaches(self, group: list[Rollout]) -> bool:
         return has_difference(with_reward(group))
 
     def step_rows(self, groups: Sequence[list[Rollout]]) -> list[Row]:
-        return group_rows(groups, self.rollouts.token_ids, self.cfg)
+        return group_rows(groups, self.rollouts.token_ids, self.cfg, self.own_advantages)
 
     def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""

@@ -101,10 +101,11 @@ class Evaluation:
         by_name = dict[str, PromptSet]()
         if "suites" in sets:
             suites = {"data": sets["suites"]}
-            by_name["answer_suites"] = PromptSet(on_test, suites)
+            greedy = on_test.greedy_alone
+            by_name["answer_suites"] = PromptSet(greedy, suites)
             if "templates" in (cfg.eval.suites.names or ()):
                 for form in FORMS:
-                    by_name[f"answer_{form}"] = PromptSet(replace(on_test, form=form), suites)
+                    by_name[f"answer_{form}"] = PromptSet(replace(greedy, form=form), suites)
         if "outside" in sets:
             by_name["answer_outside"] = PromptSet(on_test, {"data": sets["outside"]})
         if cfg.has_prompts_to_answer:
@@ -155,7 +156,7 @@ class Evaluation:
         answers = Graph()
         if not self.cfg.generates_prompts(Split.validation):
             return answers
-        block = replace(self.cfg.answer, split=Split.validation, open=0)
+        block = replace(self.cfg.answer.greedy_alone, split=Split.validation, open=0)
         for number, model in enumerate(self.round_models):
             key = f"{ROUND}{number}"
             answers[key] = self.chain.add(key, "answer", block, model=model, data=self.sets["data"])
@@ -231,7 +232,11 @@ class Evaluation:
             elif key != REFERENCE:
                 model = self.chain.add(key, "base", other_model_block(self.cfg, path))
                 of_opponents[key] = self.chain.add(
-                    f"{set_name}_{key}", "answer", prompts.answer, model=model, **prompts.source
+                    f"{set_name}_{key}",
+                    "answer",
+                    prompts.answer.greedy_alone,
+                    model=model,
+                    **prompts.source,
                 )
         return of_opponents
 

@@ -5,6 +5,8 @@ Of row files only the first rows are read, except for people's answers and known
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Answer, Benchmark
@@ -19,7 +21,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
-from stages.config.blocks.training import Drawing, Training
+from stages.config.blocks.training import DPO, GRPO, Drawing, Training
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -149,10 +151,35 @@ def require_free_rendezvous(cfg: Config, missing_nodes: set[Node], store: Store)
             return
 
 
-def try_own_labelers(cfg: Config, missing_nodes: Sequence[Node], store: Store) -> None:
-    """Try the user-defined labelers that the missing nodes need, before anything is built. Raise UserError if one fails."""
+def try_user_code(cfg: Config, missing_nodes: Sequence[Node], store: Store) -> None:
+    """Try the user-defined labelers and losses that the missing nodes need, before anything is built. Raise UserError if
+    one fails."""
     if cfg.launch.node_rank > 0 or not store.is_writable:
         return
+    try_own_labelers(missing_nodes, store)
+    try_own_losses(missing_nodes)
+
+
+def try_own_losses(missing_nodes: Sequence[Node]) -> None:
+    """Raise UserError if a user-defined loss, or advantages, of a missing training cannot train."""
+    blocks_by_code = dict[str, DPO | GRPO]()
+    for node in missing_nodes:
+        if isinstance(node.config, DPO | GRPO) and node.config.own:
+            blocks_by_code[repr(node.config.own)] = node.config
+    if not blocks_by_code:
+        return
+    # they import torch, and run the user's code
+    from stages.training.own_advantages import load_own_advantages
+    from stages.training.own_loss import load_own_loss
+
+    for block in blocks_by_code.values():
+        load = load_own_loss if isinstance(block, DPO) else load_own_advantages
+        with TemporaryDirectory() as folder:
+            load(block.own, block.own_key, Path(folder))
+
+
+def try_own_labelers(missing_nodes: Sequence[Node], store: Store) -> None:
+    """Raise UserError if a user-defined labeler of the missing nodes fails."""
     labelers_by_code = dict[str, OwnLabeler]()
     nodes_by_code = defaultdict[str, list[Node]](list)
     for node in missing_nodes:
@@ -222,7 +249,7 @@ def require_device(node: Node, store: Store) -> None:
 
 # By check: the blocks whose nodes need it
 CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
-    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler),
+    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler, DPO, GRPO),
     user_files.require_vllm: (Answer, Drawn, Drawing),
     user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),

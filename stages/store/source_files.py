@@ -25,7 +25,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
-from stages.config.blocks.training import Drawing, FirstModel
+from stages.config.blocks.training import DPO, GRPO, Drawing, FirstModel
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -70,14 +70,15 @@ MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """Return the block with hub revisions replaced by commits, and the digest of every local path in it.
     Raise UserError for all files and repositories that are not found."""
+    digests = dict[str, str]()
     if isinstance(block, Drawing):
         label, digests = pin(block.scorer, cache)
-        return replace(block, label=label), digests
+        block = replace(block, label=label)
     pins = Pins(cache)
     for pin_block in [method for kind, method in OF_BLOCK.items() if isinstance(block, kind)]:
         block = pin_block(pins, block)
     pins.errors.raise_all()
-    return block, pins.digest_by_path
+    return block, digests | pins.digest_by_path
 
 
 class Pins:
@@ -119,7 +120,7 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> Any:
+    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
             key = own_key(block)
@@ -191,15 +192,15 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource) -> str:
+def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> str:
     """Return the setting that holds the user's own code."""
-    if isinstance(block, Label):
+    if isinstance(block, Label | DPO | GRPO):
         return block.own_key
     return "sample.own" if isinstance(block, Drawn) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | Drawn | Data | OneSource: Pins.pin_own,
+    OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO: Pins.pin_own,
     Model: Pins.pin_model,
     Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import Trainer
 
 from stages.config.blocks.training import Drawing
@@ -64,9 +65,12 @@ def train_on_draws(
         trainer: Trainer | None, prompts: list[Example], rollouts: list[Rollout]
     ) -> Iterator[Judgement]:
         nonlocal asks_relative
+        if labeler.own and not rollouts:
+            return  # a class of the user's need not expect an empty pool
         prompt_ids = {prompt.id for prompt in prompts}
-        state = trainer and trainer.state
-        pool = Pool(prompts, rollouts, columns=columns, trainer_state=state)
+        pool = Pool(prompts, rollouts, columns=columns)
+        if trainer:  # processes judge at once only when they train
+            pool = pool._replace(trainer_state=trainer.state, gather=gather_object)
         judgements = list[Judgement]()
         for judgement in labeler.judge_rollouts(pool):
             if labeler.own:  # its scores are those that stage=label takes

@@ -313,7 +313,7 @@ class DrawingTrainer(MicroBatches):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Answer the held-out prompts greedily. Log the mean reward, and the shares that are truncated, have loops and,
-        if rewards are absolute, have reward 1."""
+        if rewards are absolute, have reward 1 or, behind gates, more."""
         answers = self.rollouts.held_out([*dict.fromkeys(row["id"] for row in self.eval_dataset)])
         rewards = [answer.reward for answer in answers]
         scored = [reward for reward in rewards if reward is not None]
@@ -326,7 +326,7 @@ class DrawingTrainer(MicroBatches):
             metrics[FLOOR] = self.held_out_floor(scored)
             scored += [metrics[FLOOR]] * truncated
         else:
-            metrics["eval_pass_rate"] = fmean([reward == 1 for reward in scored] or [math.nan])
+            metrics["eval_pass_rate"] = fmean([reward >= 1 for reward in scored] or [math.nan])
         metrics["eval_reward"] = fmean(scored or [math.nan])
         metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)

@@ -279,9 +279,8 @@ class Rollouts:
         ended = [r for r in rollouts if r.finish_reason == "stop"]
         to_judge = {r.prompt_id for r in ended}
         pool = [prompt for prompt in prompts if prompt.id in to_judge]
-        judgements = dict[str | None, Judgement]()
-        if ended:
-            judgements = {each.candidate_id: each for each in self.judge(pool, ended)}
+        # Every process judges, also if none of its rollouts ended: labelers may gather figures of the whole step.
+        judgements = {each.candidate_id: each for each in self.judge(pool, ended)}
         rewards_by_prompt: dict[str, list[float]] = {r.prompt_id: [] for r in rollouts}
         for rollout in ended:
             judgement = judgements.get(rollout.candidate_id)

@@ -19,6 +19,7 @@ ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
 KINDS = {
     "ids": pa.list_(pa.int32()),
     "mask": pa.list_(pa.bool_()),
+    "tokens": pa.list_(pa.float32()),
     "id": pa.string(),
     "digest": pa.string(),
 }
@@ -120,8 +121,8 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, `id` and `digest` texts, all others
-    numbers."""
+    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, its `…_tokens` a number per token, `id`
+    and `digest` texts, all others numbers."""
 
     noun = "pairs"
 

@@ -18,7 +18,7 @@ from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import TINY, Chain, command, inside
 
-PAGES = ["labeler", "sampler", "format", "task", "command", "stage", "objective"]
+PAGES = ["labeler", "sampler", "format", "task", "command", "stage", "objective", "loss"]
 PAGE = "\n".join((ROOT / "docs" / "extending" / f"{name}.md").read_text() for name in PAGES)
 FILES = dict(
     re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -87,6 +87,25 @@ def test_a_reward_function_of_ones_own(chain: Chain, scratch: Path) -> None:
         candidate = candidates[str(judgement.candidate_id)]
         is_right = str(prompts[candidate.prompt_id].reference) in candidate.text
         assert float(str(judgement.raw)) == is_right - len(candidate.text) / 1000
+
+
+def test_a_loss_of_ones_own(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *page_arguments("dpo", "dpop.py"), by=inside)
+    node = latest(chain.root, "dpo")
+    assert (node / "own.py").read_text() == FILES["dpop.py"]
+    assert read_manifest(node)["config"]["own"]["options"] == {"penalty": 5.0}
+    before, after = (
+        load_file(folder / "model" / "model.safetensors") for folder in (chain.folder("sft"), node)
+    )
+    assert any((before[name] != weight).any() for name, weight in after.items())
+
+
+@pytest.mark.extended
+def test_advantages_of_ones_own(chain: Chain, scratch: Path) -> None:
+    run(scratch, chain.root, *page_arguments("grpo", "shorter.py"), by=inside)
+    node = latest(chain.root, "grpo")
+    assert (node / "advantages" / "own.py").read_text() == FILES["shorter.py"]
+    assert "advantages/own.py" in read_manifest(node)["files"]
 
 
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:

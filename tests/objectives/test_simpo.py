@@ -14,7 +14,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import pad_completions
 from stages.objectives import dpo as objective
-from stages.objectives.dpo import ReferenceFreeTrainer
+from stages.objectives.pair_losses import ReferenceFreeTrainer
 from stages.store.records import Pair, load
 from stages.store.sealed_json import load_json
 from stages.store.workspace import StageDir, read_curves

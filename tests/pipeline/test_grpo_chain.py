@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from stages.config.installation import ROOT
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, command, nodes
@@ -46,8 +47,16 @@ def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, 
     assert len(after["attempts"]) == 2
 
 
+GATED = (
+    "label=ensemble",
+    "label.combine=gate",
+    "label.members=[{labeler: verifier, veto: 0.01}, {labeler: own}]",
+    f"label.own={{file: {ROOT / 'docs' / 'examples' / 'brief.py'}, name: Brief}}",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [(), ("grpo.beta=0.1", "grpo.loss_type=grpo")])
+@pytest.mark.parametrize("changes", [(), ("grpo.beta=0.1", "grpo.loss_type=grpo"), GATED])
 def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chain) -> None:
     line = (*LINE, *changes)
     build(chain.root, *line)
@@ -68,7 +77,7 @@ def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chai
         "entropy",
         "dead_steps",
         "tokens",
-        *(["kl"] if changes else []),
+        *(["kl"] if "grpo.beta=0.1" in changes else []),
     ):
         assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
 

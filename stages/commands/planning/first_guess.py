@@ -74,7 +74,9 @@ def guess_seconds(node: Node, nodes: dict[str, Node], store: Store) -> float:
         training = training_on(node, nodes)
         work = tokens_read(training, store, nodes) / SCORED_PER_SECOND
     elif isinstance(block, Drawn | Answer):
-        candidates = candidates_per_prompt(node) if isinstance(block, Drawn) else 1.0
+        candidates = (
+            len(block.temperatures) if isinstance(block, Answer) else candidates_per_prompt(node)
+        )
         tokens = candidates * block.max_new_tokens * SHARE_OF_LONGEST_ANSWER
         work = prompts_asked(node, nodes, store) * tokens / DRAWN_PER_SECOND
     elif node.stage not in QUICK or (hasattr(block, "runtime") and node.stage == "label"):

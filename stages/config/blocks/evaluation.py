@@ -1,7 +1,7 @@
 """Blocks of the evaluation: the answers of the models, and their comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -19,7 +19,16 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.errors import UserError
-from stages.config.limits import Limit, at_least, computed, internal, limited, share
+from stages.config.limits import (
+    Limit,
+    at_least,
+    between,
+    computed,
+    internal,
+    limited,
+    positive,
+    share,
+)
 
 NOBODY = "none"  # the option of `eval/judged` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
@@ -41,12 +50,26 @@ class Answer:
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
     sampler: str | None = MISSING
+    samples: int | None = between(1, 1_000, None)
+    temperature: float | None = positive(None)
     form: str | None = computed(None)  # set by the pipeline: one of FORMS
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
 
     def __post_init__(self) -> None:
         # so that typing the default changes no node
         self.sampler = None if self.sampler == "hf" else self.sampler
+        if self.samples and self.temperature is None:
+            self.temperature = 1.0
+
+    @property
+    def temperatures(self) -> list[float]:
+        """The temperature of each answer to a prompt: the greedy one first, then those that are drawn."""
+        return [0.0, *[self.temperature or 0.0] * (self.samples or 0)]
+
+    @property
+    def greedy_alone(self) -> "Answer":
+        """The block without draws."""
+        return replace(self, samples=None, temperature=None)
 
 
 @dataclass

@@ -288,26 +288,37 @@ class Voter:
 
     labeler: str = MISSING  # verifier, judge, reward_model or own
     weight: float = 1.0  # of its vote
-    # a candidate with a lower score from this labeler is never preferred
+    # a candidate with a lower score from this labeler is never preferred; with combine: gate it scores 0
     veto: float | None = share(None)
+
+    @property
+    def is_gate(self) -> bool:
+        """True if the labeler may veto: with `combine: gate`, it decides which candidates pass."""
+        return self.veto is not None
 
 
 @dataclass
 class Ensemble(Label):
-    """Several labelers that vote on each comparison of two candidates, and people where they disagree."""
+    """Several labelers that vote on each comparison of two candidates, and people where they disagree; or gates and a
+    quality, which give each candidate a score."""
 
-    prefers: ClassVar[bool] = True
     scores_alone: ClassVar[bool] = False
 
     labeler: str = computed("ensemble")
     # needed: two or more, [{labeler: verifier, veto: 1.0}, {labeler: judge, weight: 2}]
     members: list[Voter] = field(default_factory=list)
+    # null: members vote. gate: members with a veto decide which candidates pass, and the others' mean score ranks these
+    combine: str | None = words("gate", default=None)
     judge: Judge = field(default_factory=Judge)  # its keys are those of label=judge
     reward_model: RewardModel = field(default_factory=RewardModel)  # as of label=reward_model
     own: Own = field(default_factory=Own)
     # questions about two candidates for people, those first on which members disagree most; null: nobody is asked
     people: int | None = at_least(1, None)
     human: People = field(default_factory=People)  # as of label=human
+
+    @property
+    def prefers(self) -> bool:  # type: ignore[override]
+        return self.combine is None
 
     @property
     def parts(self) -> list[Label]:
@@ -358,6 +369,8 @@ class Ensemble(Label):
     def check(self) -> None:
         super().check()
         self.check_members()
+        if self.combine:
+            self.check_gates()
         for part in self.parts:
             part.check()
         self.human_block.check_people()
@@ -389,6 +402,30 @@ class Ensemble(Label):
             if is_set and name not in self.names:
                 way_out = f"Add {{labeler: {name}}} to {self.block}.members, or {self.block}.people=200 for human"
                 raise UserError(f"{self.block}.{name}: it is no member. {way_out}.")
+
+    def check_gates(self) -> None:
+        """Raise UserError for `combine: gate` without a gate or a quality, or with votes."""
+        key = f"{self.block}.combine={self.combine}"
+        rankers = [voter for voter in self.members if not voter.is_gate]
+        if not rankers or len(rankers) == len(self.members):
+            problem = (
+                "a member with a veto decides which candidates pass, and one without ranks these"
+            )
+            members = f"'{self.block}.members=[{{labeler: verifier, veto: 1.0}}, {{labeler: own}}]'"
+            raise UserError(f"{key}: {problem}. Set {members}.")
+        for i, voter in enumerate(self.members):
+            if self.member_block(voter.labeler).prefers:
+                member = f"{self.block}.members[{i}].labeler={voter.labeler}"
+                way_out = f"Set {self.block}.judge.kind=pointwise"
+                raise UserError(
+                    f"{member}: {self.block}.combine={self.combine} needs scores. {way_out}."
+                )
+        if not any(voter.weight for voter in rankers):
+            problem = "every member without a veto has the weight 0"
+            raise UserError(f"{self.block}.members: {problem}. Raise one.")
+        if self.people:
+            problem = f"with {key} nobody votes, so people have no disagreement to decide"
+            raise UserError(f"{self.block}.people={self.people}: {problem}. Leave it out.")
 
 
 LABELS: dict[str, type[Label]] = {

@@ -13,7 +13,7 @@ from stages.config.blocks.arguments import (
     TrainerArguments,
 )
 from stages.config.blocks.data import OptionalSource
-from stages.config.blocks.models import Template
+from stages.config.blocks.models import Own, Template
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import (
     RolloutRuntime,
@@ -134,6 +134,11 @@ class Training:
     def block(self) -> str:
         """The block of the configuration that holds these keys."""
         return self.objective.name
+
+    @property
+    def own_key(self) -> str:
+        """The setting of the user's code, in the blocks that have such code."""
+        return f"{self.block}.own"
 
     @property
     def card(self) -> str:
@@ -261,12 +266,19 @@ class DPO(Training):
     beta: float = positive()
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
     loss_weights: list[float] | None = MISSING
+    own: Own = field(default_factory=Own)
     simpo_gamma: float | None = None
     first_difference: bool = MISSING
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
     trainer: DPOArguments = field(default_factory=DPOArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    def __post_init__(self) -> None:
+        if self.own:  # it replaces the losses of the recipe
+            self.loss_type = []
+            self.loss_weights = None
+            self.simpo_gamma = None
 
     def check(self) -> None:
         if self.simpo_gamma is not None and choices.SIMPO not in self.loss_type:
@@ -292,6 +304,10 @@ class DPO(Training):
 
     @property
     def card(self) -> str:
+        if self.own:
+            return (
+                "A causal language model from {base}, by a user-defined loss of preference pairs."
+            )
         simpo = "A causal language model from {base}, by SimPO (arXiv:2405.14734)."
         return simpo if self.reference_free else super().card
 
@@ -388,6 +404,7 @@ class GRPO(Drawing):
     objective = Objective.read("grpo")
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
+    own: Own = field(default_factory=Own)
     beta: float = MISSING
 
     @property

@@ -38,6 +38,8 @@ class CompareResult(Result):
     def show(self) -> None:
         for group in self.groups:
             print_parts(visible(group.conclusion), settings_table(group))
+            if coverage_names(group):
+                print_parts(coverage_table(group))
             if names_of_groups(group):
                 print_parts(groups_table(group))
             if group.note:
@@ -78,6 +80,25 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
 def benchmark_names(group: ComparedGroup) -> list[str]:
     """Return the names of the benchmarks that any setting has."""
     return names_in(setting.benchmarks for setting in group.settings)
+
+
+def coverage_names(group: ComparedGroup) -> list[str]:
+    """Return the names of the figures of drawn answers that any setting has."""
+    return names_in(setting.coverage for setting in group.settings)
+
+
+def coverage_table(group: ComparedGroup) -> Table:
+    """Return the table of pass@k and distinct answers, in percent."""
+    numbers = [str(number) for number in range(1, len(group.settings) + 1)]
+    table = new_table("drawn answers, %", numbers=numbers)
+    for name in coverage_names(group):
+        cells = [percent_or_dash(setting.coverage.get(name)) for setting in group.settings]
+        table.add_row(name, *cells)
+    return table
+
+
+def percent_or_dash(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def names_of_groups(group: ComparedGroup) -> list[str]:
@@ -135,6 +156,7 @@ def render_page(groups: list[ComparedGroup]) -> str:
     plots = []
     for group in groups:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
-        plots.append((group, frontier(points), benchmark_names(group), names_of_groups(group)))
+        names = (benchmark_names(group), coverage_names(group), names_of_groups(group))
+        plots.append((group, frontier(points), *names))
     page = page_template(TEMPLATE)
     return page.render(groups=plots, group_cell=group_cell)

@@ -1,6 +1,6 @@
 """Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -23,7 +23,7 @@ class ComparedSetting:
     """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
     `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
     that when corrected, or why nothing can be said. `kl`: nats per token from SFT. `best_at_kl`: no other setting has a
-    higher rate at the same KL or less. `benchmarks`: rates by name. `groups`, `margins`: of held-out pairs by group, as
+    higher rate at the same KL or less. `benchmarks`: rates by name. `coverage`: pass@k and the share of distinct answers. `groups`, `margins`: of held-out pairs by group, as
     in a MeasuredModel. `is_sft`: others start from it."""
 
     name: str
@@ -37,6 +37,7 @@ class ComparedSetting:
     kl: float
     mean_tokens: float
     stop_rate: float
+    coverage: dict[str, float] = field(default_factory=dict)
     gain_over_sft: Interval | None = None
     mark: str = ""
     best_at_kl: bool = False
@@ -134,6 +135,7 @@ def compared_settings(models: list[Runs], comparison: Comparison) -> list[Compar
             pass_rate=comparison.means.share(i),
             evaluations=[row.fingerprint for row in runs],
             benchmarks=mean_figures([row.benchmarks for row in runs]),
+            coverage=mean_figures([row.coverage for row in runs]),
             groups=mean_figures([row.groups for row in runs]),
             margins=mean_figures([row.margins for row in runs]),
             is_sft=runs[0].role == "sft" and not only_sft,

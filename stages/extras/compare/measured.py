@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
 from stages.evaluation.benchmarks import read_rows
+from stages.evaluation.coverage import coverage_of
 from stages.evaluation.gated_groups import groups_by_name
 from stages.evaluation.outcomes import (
     OUTSIDE,
@@ -38,7 +39,7 @@ class MeasuredModel:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
     made from (`dpo.beta`). `note`: why nothing can be said, or ''. `passed`: 0 or 1 for each prompt. `figures`: by their
-    names in a ComparedSetting. `benchmarks`: rates by name. `groups`: of the policy, the share of held-out pairs in order
+    names in a ComparedSetting. `benchmarks`: rates by name. `coverage`: pass@k and distinct answers. `groups`: of the policy, the share of held-out pairs in order
     by group of `eval.by`, and `margins` in nats a token."""
 
     role: str
@@ -54,6 +55,7 @@ class MeasuredModel:
     benchmarks: dict[str, float]
     groups: dict[str, float]
     margins: dict[str, float]
+    coverage: dict[str, float] = field(default_factory=dict)
 
 
 def measured_models(
@@ -153,9 +155,23 @@ def read_model(
             "stop_rate": results.behaviour.stop_rate[name],
         },
         benchmarks=benchmarks,
+        coverage=coverage_figures(results, name),
         groups={title: group.share.mean for title, group in groups.items()},
         margins={title: group.margin.mean for title, group in groups.items()},
     )
+
+
+def coverage_figures(results: Results, role: str) -> dict[str, float]:
+    """Return a model's rates in several tries, and its distinct answers, on the prompts of the endpoint; {} if nothing was
+    drawn."""
+    coverage = coverage_of(results)
+    if coverage is None or role not in results.models:
+        return {}
+    figures = {f"pass@{k}": rates[role].mean for k, rates in coverage.passes.items()}
+    if str(results.endpoint) in coverage.distinct:
+        distinct = coverage.distinct[str(results.endpoint)]
+        figures[f"distinct of {coverage.draws}"] = distinct.by_role[role] / coverage.draws
+    return figures
 
 
 def split_of(nodes: Nodes, manifest: Manifest) -> str:
