@@ -404,10 +404,14 @@ def warnings_by_section(
 def role_in_glossary(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
     if model["stage"] in DRAWING:
-        return "draws"
+        if model["settings"].get("baseline") != "best":
+            return "draws"
+        return "one_pool" if model["settings"].get("sync_every") == 0 else "best"
     if model["stage"] in POLICY_STAGES and role != "control_pairs":
         return str(model["stage"])
-    if role == "control" or model["stage"] != "sft":
+    if model["stage"] == "sft" and role.startswith("control"):
+        return "control"
+    if model["stage"] != "sft":
         return role
     return "sft" if learns(model) else "other"
 

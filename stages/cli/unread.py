@@ -11,7 +11,7 @@ from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
 from stages.config.blocks.training import OBJECTIVES, Drawing, Training
-from stages.config.choices import Adapter, Split, Strategy
+from stages.config.choices import Adapter, Align, Split, Strategy
 from stages.config.commands import COMMANDS
 from stages.config.schema import Config
 from stages.config.stage_table import STAGES, Target
@@ -46,6 +46,10 @@ def unread_messages(
     if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))
     messages = list[str]()
+    baseline = typed.get("grpo.baseline", "best")
+    if typed.get("align") == Align.raft and baseline != "best":
+        problem = "align=raft is grpo with grpo.baseline=best"
+        messages.append(f"grpo.baseline={baseline}: {problem}. Leave it out, or type align=grpo.")
     for key, value in typed.items():
         if value == "null" or (key, value) in ALLOWED_UNREAD:
             continue
@@ -88,9 +92,10 @@ def read_by_node(node: Node) -> set[str]:
             return {f"sample.{key}" for key in vars(sample).keys() - not_shared}
         case Sample() as sample:
             return {f"sample.{key}" for key in vars(sample)}
-        case Drawing(block=block, scorer=scorer):
+        case Drawing(block=block, scorer=scorer, rate_key=rate_key, control=control):
             unlabelled = vars(scorer).keys() - {"audit", "known"}  # both are of a pool
-            return {block, *(f"label.{key}" for key in unlabelled)}
+            read = {block, *(f"label.{key}" for key in unlabelled)}
+            return read | {"control", rate_key} if control else read
         case Training(block="dpo", rate_key=rate_key):
             return {*STAGES[Target.dpo].settings, rate_key}
         case Training(block=block):
@@ -103,6 +108,19 @@ def read_by_node(node: Node) -> set[str]:
             return {key.partition("[")[0]}
     selects_for_control = "pairs" in node.inputs and node.stage == "select"
     return set() if selects_for_control else {node.stage}
+
+
+def unread_of_draws(cfg: Config) -> dict[str, str]:
+    """Return the keys of GRPO's block that its baseline turns off, unless its control reads them."""
+    if cfg.grpo.takes_best:
+        return {
+            "grpo.loss_type": "grpo.baseline=best has a loss of its own. Set another baseline",
+            "grpo.own": "grpo.baseline=best computes no advantages. Set another baseline",
+        }
+    if cfg.controls:
+        return {}
+    reason = f"grpo.baseline={cfg.grpo.baseline} does not read it. Add grpo.baseline=best"
+    return dict.fromkeys(("grpo.best", "grpo.min_score", "grpo.choose", "grpo.skip"), reason)
 
 
 def turned_off_keys(cfg: Config) -> dict[str, str]:
@@ -127,6 +145,7 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
         reasons["pairs.max_per_prompt"] = reason
     if not cfg.answer.samples:
         reasons["answer.temperature"] = "nothing is drawn. Add answer.samples=8"
+    reasons |= unread_of_draws(cfg)
     if not cfg.eval.suites.names:
         reason = "no suite is named. Add eval.suites.names=[refusal]"
         reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)

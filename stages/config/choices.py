@@ -7,12 +7,15 @@ from stages.config.installation import read_beside
 TABLES = read_beside(__file__)
 
 # The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside the
-# run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.
-Role = StrEnum("Role", "base sft control control_pairs policy other dpo kto grpo")
+# run that the policy is compared with. `control` is the policy's, `control_NAME` that of an arm. In settings, an
+# objective's name means the policy too, if it trained it.
+Role = StrEnum(
+    "Role", "base sft control control_dpo control_grpo control_pairs policy other dpo kto grpo"
+)
 
 # The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none.
-# `given`: the policy was trained elsewhere, and is examined.
-Align = StrEnum("Align", "dpo kto grpo given none")
+# `given`: the policy was trained elsewhere, and is examined. `raft` is a word for grpo with `grpo.baseline=best`.
+Align = StrEnum("Align", "dpo kto grpo raft given none")
 
 # The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.
 ControlPairs = StrEnum("ControlPairs", "random coin")
@@ -84,8 +87,9 @@ SIMPO = "simpo"
 # GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
 # advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
-# of an advantage; the latter is RLOO's (arXiv:2402.14740)
-BASELINES = ("group_mean", "leave_one_out")
+# of an advantage: the mean of a group, or of the others in it, which is RLOO's (arXiv:2402.14740). With `best` the best
+# draws are trained on as SFT trains on demonstrations, and the others are not, as in RAFT (arXiv:2304.06767).
+BASELINES = ("group_mean", "leave_one_out", "best")
 # transformers' schedules of the learning rate: those that need an option, and all that follow no evaluation
 SCHEDULES_WITH_OPTIONS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 SCHEDULES = (

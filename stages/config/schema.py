@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config import choices
+from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
@@ -216,7 +217,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Make the file of `data.path` the first source, unless it holds preferences. For `eval/judged=label`, let the
-        labeler of candidates compare the answers. Take model.path as the model before a training elsewhere, if it is not
+        labeler of candidates compare the answers. Write align=raft out. Take model.path as the model before a training elsewhere, if it is not
         named."""
         if self.align is choices.Align.given and self.model.path and not self.examine.before:
             self.examine = replace(self.examine, before=self.model.path)
@@ -227,6 +228,9 @@ class Config:
             self.data = replace(data, path=None)
         elif data.path and not is_first_source:
             self.data = replace(data, sources=[Source(**vars(data.file)), *data.sources])
+        if self.align is choices.Align.raft:
+            self.align = choices.Align.grpo
+            self.grpo = replace(self.grpo, baseline="best")
         if isinstance(judged, JudgedByLabel):
             self.eval = replace(self.eval, judged=judged.with_labeler(label))
 
@@ -273,6 +277,39 @@ class Config:
     def drawing(self) -> dict[str, Drawing]:
         """The blocks of this run's objectives that learn from draws, by name."""
         return {name: vars(self)[name] for name in self.objectives if name in DRAWING}
+
+    @property
+    def controls(self) -> dict[str, choices.Align]:
+        """The objectives beside which a control is trained, by the control's role. KTO as the policy has that of DPO,
+        whose labels it learns from."""
+        controls = dict[str, choices.Align]()
+        if not self.control:
+            return controls
+        for objective in self.objectives:
+            if objective is choices.Align.kto:
+                continue
+            of_policy = objective is self.align or (
+                self.align is choices.Align.kto and objective not in DRAWING
+            )
+            controls["control" if of_policy else f"control_{objective}"] = objective
+        return controls
+
+    def control_of_draws(self, objective: str) -> GRPO:
+        """Return the block of the control of an objective that draws: its best draws, as many, in as many steps. The
+        control of best draws themselves is the best of one pool, which the model before the first step draws; that of
+        random draws is best draws."""
+        block: Drawing = vars(self)[objective]
+        settings = {key.name: getattr(block, key.name) for key in fields(Drawing)}
+        arguments = {key.name: getattr(block.trainer, key.name) for key in fields(TrainerArguments)}
+        settings |= {
+            "trainer": TrainerArguments(**arguments),
+            "baseline": "best",
+            "learning_rate": self.control_learning_rate,
+            "control": True,
+        }
+        if isinstance(block, GRPO) and block.takes_best:
+            settings |= {"choose": "best"} if block.choose == "random" else {"sync_every": 0}
+        return replace(self.grpo, **settings)
 
     @property
     def learns_from_pairs(self) -> bool:

@@ -1,6 +1,6 @@
 """Outcomes: does each model's answer pass its prompt's checks? With the rates, intervals and verdicts that follow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -36,6 +36,7 @@ GROUPS = (
 # groups whose tasks are a sample of tasks that nothing trained on
 UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}
 ENOUGH_PROMPTS = 800
+OF_ARM = "control_"  # begins the role of an arm's control
 FEWEST_PAIRS = 10  # held-out pairs; with more, the interval alone decides
 ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points
 ENOUGH_TASKS = 12
@@ -58,15 +59,19 @@ class Outcome:
     stopped: bool
 
 
-def arms(roles: Iterable[str]) -> list[str]:
-    """Return the roles that are arms: objectives beside the policy's."""
-    return [role for role in roles if role not in {*chain.from_iterable(DIFFERENCES)}]
+def arms(roles: Collection[str]) -> list[str]:
+    """Return the roles that are arms: objectives beside the policy's, without the controls of these."""
+    controls = {f"{OF_ARM}{role}" for role in roles}
+    named = {*chain.from_iterable(DIFFERENCES)}
+    return [role for role in roles if role not in named | controls]
 
 
-def differences(roles: Iterable[str]) -> dict[str, tuple[str, str]]:
+def differences(roles: Collection[str]) -> dict[str, tuple[str, str]]:
     """Return the reported differences, also of arms, by name: `{"policy-sft": ("policy", "sft")}`."""
     present = {*roles}
-    of_arms = [pair for arm in arms(roles) for pair in (("policy", arm), (arm, "sft"))]
+    of_arms = list[tuple[str, str]]()
+    for arm in arms(roles):
+        of_arms += [("policy", arm), (arm, "sft"), (arm, f"{OF_ARM}{arm}")]
     return {f"{a}-{b}": (a, b) for a, b in [*DIFFERENCES, *of_arms] if {a, b} <= present}
 
 

@@ -1,18 +1,19 @@
-"""The one name that the control, SFT on the chosen answers alone, has on all pages and in comparisons."""
+"""The one name that the control of pairs, SFT on the chosen answers alone, has on all pages and in comparisons."""
 
 from dataclasses import replace
 
+from stages.evaluation.claims import PLAIN_SFT, has_plain_control
 from stages.evaluation.outcomes import differences
 from stages.evaluation.results import Results
 from stages.pages.glossary import STEPS
 
-CONTROL = "plain SFT"  # in a sentence
+CONTROL = PLAIN_SFT
 CONTROL_TITLE: str = STEPS["control"][0]
 
 
 def name_control(results: Results) -> Results:
-    """Return the results of an evaluation in which the control has this name."""
-    if "control" not in results.models:
+    """Return the results of an evaluation in which the control of pairs has this name."""
+    if not has_plain_control(results):
         return results
     titles = {**results.models, "control": CONTROL_TITLE}
     named = {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()}

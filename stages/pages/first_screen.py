@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.evaluation import REFERENCES
 from stages.config.installation import program
-from stages.config.stage_table import POLICY_STAGES
+from stages.config.stage_table import DRAWING, POLICY_STAGES
 from stages.evaluation import claims
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.diagnosis.diagnose import Diagnosis
@@ -77,6 +77,12 @@ def has_control(results: Results) -> bool:
     return "control" in results.models
 
 
+def policy_draws(nodes: Mapping[str, Manifest]) -> bool:
+    """Return whether the policy was trained on draws of its own."""
+    evaluation = nodes.get("eval")
+    return evaluation is not None and evaluation["inputs"]["policy"]["stage"] in DRAWING
+
+
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on pairs, which plain SFT on their chosen answers can be compared with."""
     return any(node["stage"] in ("dpo", "examine") for node in nodes.values())
@@ -103,7 +109,7 @@ def lamps(
     run: str,
     ship: Claim | None = None,
 ) -> list[Lamp]:
-    """Return a lamp for each question: on what it practised, on new tasks, against plain SFT, what else was asked, and
+    """Return a lamp for each question: on what it practised, on new tasks, against its control, what else was asked, and
     whether to ship the policy instead of the model before it. `run`: the command of this run; `ship`: the gate's claim,
     None if nothing was measured of both models."""
     shown, parts, main = list[Lamp](), results.gives_verdict, results.main_difference
@@ -119,22 +125,25 @@ def lamps(
             shown.append(claim_lamp(PLACES[group][1], on_new, "lamp", before))
         else:
             shown.append(Lamp("New tasks", "off", NOT_TESTED, ""))
-    if of_pairs(nodes):
-        shown.append(control_lamp(results, run))
+    if has_control(results) or of_pairs(nodes) or policy_draws(nodes):
+        shown.append(control_lamp(results, nodes, run))
     if ship:
         shown.append(claim_lamp("Ship?", ship, "ship", before=before))
     return shown
 
 
-def control_lamp(results: Results, run: str) -> Lamp:
-    title = f"{results.policy} over plain SFT?"
+def control_lamp(results: Results, nodes: Mapping[str, Manifest], run: str) -> Lamp:
     if not has_control(results):
+        control = "its control" if policy_draws(nodes) else CONTROL
+        title = f"{results.policy} over {control}?"
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
+    control = claims.control_in_words(results)
+    title = f"{results.policy} over {control}?"
     claim = claims.over_control(results)
     if claim is None:
         return Lamp(title, "off", NOT_TESTED, "")
     of_checks = "checks" in results.gives_verdict
-    lamp = claim_lamp(title, claim, "control_lamp", CONTROL if of_checks else "")
+    lamp = claim_lamp(title, claim, "control_lamp", control if of_checks else "")
     if claim.word is Word.unknown and not claim.note:
         return lamp._replace(command=f"{run} {JUDGE} 'eval.judged.against=[sft,control]'")
     return lamp
@@ -212,6 +221,8 @@ def practised_clause(
     if after_sft and claim.is_same:
         return claim.says("added", model=policy)
     helped = claim.says("practised", model=policy, where=where)
+    if claim.is_better and policy_draws(nodes):
+        return draws_clause(results, primary, helped, where)
     if not claim.is_better or not of_pairs(nodes):
         return helped
     if not has_control(results):
@@ -220,6 +231,15 @@ def practised_clause(
     answers = "its own right answers" if of_checks else "the chosen answers"
     over_control = claims.change(primary, OVER_CONTROL)
     return over_control.says("over_control", model=policy, where=where, answers=answers)
+
+
+def draws_clause(results: Results, primary: Group, helped: str, where: str) -> str:
+    """Return the clause on a policy that helped and learnt from draws, with its control if that was tested."""
+    if not has_control(results):
+        return f"{helped}; whether its best draws alone would have, was not tested"
+    over_control = claims.change(primary, OVER_CONTROL)
+    control = claims.control_in_words(results)
+    return over_control.says("over_draws", model=results.policy, where=where, control=control)
 
 
 def learnt_sentence(results: Results, learnt: Learnt, ship: Claim | None) -> str:
@@ -231,7 +251,8 @@ def learnt_sentence(results: Results, learnt: Learnt, ship: Claim | None) -> str
     clauses = [claims.learnt_clause(results, learnt, but)]
     over_control = claims.preferred_over_control(results)
     if over_control and not over_control.note:
-        clauses.append(over_control.says("over_plain", model=results.policy))
+        control = claims.control_in_words(results)
+        clauses.append(over_control.says("over_plain", model=results.policy, control=control))
     if results.judged:  # if nobody was asked, a lamp says so
         clauses.append(judged_clause(results))
     return f"{'; '.join(clauses)}."
@@ -321,8 +342,13 @@ def chain(nodes: Mapping[str, Manifest]) -> list[Step]:
 
 
 def step_of(name: str, stage: str) -> str:
-    """Return the step of a node by its name and stage: `control` for the training that DPO is compared with."""
-    return "control" if stage == "sft" and "control" in name else stage
+    """Return the step of a node by its name and stage: `control` for the training that DPO is compared with, and
+    `control_draws` for that of an objective that draws."""
+    if "control" not in name:
+        return stage
+    if stage in DRAWING:
+        return "control_draws"
+    return "control" if stage == "sft" else stage
 
 
 def amount_in_words(amount: Any, unit: str) -> str:

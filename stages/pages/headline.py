@@ -9,7 +9,7 @@ from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS, FEWEST_PAIRS, OUTSIDE, arms
+from stages.evaluation.outcomes import ENOUGH_TASKS, FEWEST_PAIRS, OF_ARM, OUTSIDE, arms
 from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
 from stages.pages.control_name import CONTROL
 from stages.pages.glossary import TEXTS
@@ -91,7 +91,9 @@ class Headline:
             for name in names
         ]
         if "control" in self.models:
-            control = f"{CONTROL} on the chosen answers"
+            control = claims.control_in_words(self.results)
+            if claims.has_plain_control(self.results):
+                control = f"{control} on the chosen answers"
             sentences.append(
                 f"Against {control}: {self.change_clause(self.primary, 'policy-control')}."
             )
@@ -102,6 +104,10 @@ class Headline:
             sentences.append(
                 f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}."
             )
+            control = f"{OF_ARM}{arm}"
+            if control in self.models:
+                over_control = self.change_clause(self.primary, f"{arm}-{control}")
+                sentences.append(f"{self.models[arm]} over {self.models[control]}: {over_control}.")
         return " ".join(sentences)
 
     def outside_sets(self) -> str:
@@ -121,7 +127,7 @@ class Headline:
         if claims.has_control(learnt):
             over_control = claims.learnt_over_control(learnt)
             sentences.append(
-                f"Against {CONTROL} on the chosen answers: {over_control.with_figure('over_plain', model=self.policy)}."
+                f"Against {CONTROL} on the chosen answers: {over_control.with_figure('over_plain', model=self.policy, control=CONTROL)}."
             )
         if seeds := [run.claimed.ratio["policy"].mean for run in self.runs_learnt[1:] if run]:
             sentences.append(f"Other seeds: {', '.join(f'{share:.1%}' for share in seeds)}.")

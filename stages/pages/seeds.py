@@ -12,14 +12,14 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.checked import Checked
-from stages.evaluation.claims import OVER_CONTROL, Claim, Word
+from stages.evaluation.claims import OVER_CONTROL, Claim, Word, control_in_words
 from stages.evaluation.estimate import over_seeds
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FILE as MEASURES
 from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import Outcome, average_runs, rate_row
 from stages.evaluation.results import Intervals, Results, Row, read_results
-from stages.pages.control_name import CONTROL, name_control
+from stages.pages.control_name import name_control
 from stages.pages.headline import ONE_SEED
 from stages.pages.settings_table import learns, model_nodes
 from stages.store.manifest import Manifest
@@ -218,7 +218,7 @@ def on_checks(first: Results, checks: dict[str, BySeed], seeds: int, note: str) 
     over_control = None
     if OVER_CONTROL in checks:
         over_control = claims.over_seeds(checks[OVER_CONTROL].interval, seeds)
-    return clause_on_seeds(first.policy, claim, "over_seeds", over_control)
+    return clause_on_seeds(first, claim, "over_seeds", over_control)
 
 
 def on_pairs(first: Results, learnt: dict[str, dict[str, BySeed]], seeds: int, note: str) -> str:
@@ -231,15 +231,15 @@ def on_pairs(first: Results, learnt: dict[str, dict[str, BySeed]], seeds: int, n
     if OVER_CONTROL in learnt["sum"]:
         by_sum, by_token = (learnt[name][OVER_CONTROL].interval for name in ("sum", "per_token"))
         over_control = claims.learnt_control_over_seeds(by_sum, by_token, seeds)
-    return clause_on_seeds(first.policy, claim, "learnt_over_seeds", over_control)
+    return clause_on_seeds(first, claim, "learnt_over_seeds", over_control)
 
 
-def clause_on_seeds(policy: str, claim: Claim, question: str, over_control: Claim | None) -> str:
+def clause_on_seeds(first: Results, claim: Claim, question: str, over_control: Claim | None) -> str:
     """Return a claim over seeds with its figure as a sentence, with that over the control if there is one."""
     if claim.note:
         return ""
-    says = claim.says(question, model=policy)
+    says = claim.says(question, model=first.policy)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
     if over_control:
-        sentence += f"; {policy} over {CONTROL}: {over_control.with_figure('control_lamp')}"
+        sentence += f"; {first.policy} over {control_in_words(first)}: {over_control.with_figure('control_lamp')}"
     return f"{sentence}."

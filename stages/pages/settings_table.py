@@ -89,8 +89,9 @@ def settings(
         values["rounds"] += "; KTO learns from the first round's candidates alone" * (
             "kto" in nodes
         )
-    if "control" in nodes:
-        values[CONTROL] = keys(nodes["control"])
+    for role in titles:
+        if role.startswith("control") and nodes[role]["stage"] == "sft":
+            values[CONTROL if role == "control" else titles[role]] = keys(nodes[role])
     if "control_pairs" in nodes:
         values["control pairs"] = nodes["pairs_control"]["metrics"]["summary"]
     if seeds:

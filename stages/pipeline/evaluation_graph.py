@@ -24,7 +24,7 @@ from stages.config.blocks.evaluation import (
 )
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
-from stages.config.blocks.training import OBJECTIVES
+from stages.config.blocks.training import OBJECTIVES, Drawing, Training
 from stages.config.choices import Align, Role, Split
 from stages.config.errors import UserError
 from stages.config.installation import harness_version, is_left_alone
@@ -35,7 +35,6 @@ from stages.store.node import Graph, Node
 
 TITLES = {
     Role.base: "Base",
-    Role.control: "Control",
     Role.control_pairs: "Control pairs",
     REFERENCE: REFERENCES,
 }
@@ -287,13 +286,30 @@ def title_models(cfg: Config, models: Graph) -> dict[str, str]:
             [cfg.eval.judged.outside_models[0], cfg.model.path or "random weights"]
         )
         return {Role.other: other, Role.policy: policy}
-    by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
-    if cfg.dpo.reference_free:
-        by_stage["dpo"] = "SimPO"
-    titles = {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
+    titles = {role: title_model(cfg, role, model) for role, model in models.items()}
     if not cfg.sft.train and Role.sft in models:
         titles[Role.sft] = START  # which nothing of ours trained
     return titles
+
+
+def title_model(cfg: Config, role: str, model: Node) -> str:
+    """Return the title of a model of this run for the report."""
+    controlled = cfg.controls.get(role)
+    if not controlled:
+        return TITLES.get(role) or trained_title(model)
+    title = "Control"
+    if isinstance(model.config, Drawing):
+        title = model.config.title
+    if controlled in cfg.arms and role != Role.control:
+        title = f"{title} beside {vars(cfg)[controlled].title}"
+    return title
+
+
+def trained_title(model: Node) -> str:
+    """Return the name of what trained a model."""
+    if isinstance(model.config, Training):
+        return model.config.title
+    return OBJECTIVES[model.stage].title
 
 
 def title_opponents(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:

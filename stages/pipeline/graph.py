@@ -21,7 +21,7 @@ from stages.config.blocks.data import Data, Form
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.sampling import HF, Drawn, OpenAI
-from stages.config.blocks.training import OBJECTIVES, SFT
+from stages.config.blocks.training import OBJECTIVES, SFT, Drawing
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config
@@ -204,11 +204,14 @@ class Chain(Wiring):
         if cfg.align is not Align.none:
             for align in cfg.objectives:
                 if align in DRAWING:
-                    self.draw(align)
+                    self.train_on_draws(align, vars(cfg)[align])
                 else:
                     train[align]()
-            if cfg.control:
-                self.control()
+            for role, objective in cfg.controls.items():
+                if objective in DRAWING:
+                    self.train_on_draws(role, cfg.control_of_draws(objective))
+                else:
+                    self.control(role)
             if cfg.control_pairs:
                 self.control_pairs()
         models = self.models()
@@ -305,12 +308,12 @@ class Chain(Wiring):
         inputs = {"policy": self.sft, "unpaired": unpaired, "reference": reference}
         self.add("kto", "kto", self.cfg.kto, **inputs)
 
-    def draw(self, objective: str) -> None:
-        """Train the policy on draws of its own, which `label` scores."""
+    def train_on_draws(self, name: str, block: Drawing) -> None:
+        """Train SFT's model on draws of its own, which `label` scores. The block names the stage."""
         label = replace(self.cfg.label, audit=None, known=None)  # both are of a pool
-        block = replace(vars(self.cfg)[objective], label=label)
+        block = replace(block, label=label, **block.unread)
         scorer = self.scorer(self.cfg.label)
-        self.add(objective, objective, block, policy=self.sft, data=self.data, **scorer)
+        self.add(name, block.block, block, policy=self.sft, data=self.data, **scorer)
 
     def given(self) -> None:
         """Add a policy that was trained elsewhere, under its own template, and the pairs that tell what it learnt. All
@@ -324,14 +327,14 @@ class Chain(Wiring):
         # under its own template
         self.add("given", "sft", self.cfg.sft, base=found, data=self.data, given=self.base)
 
-    def control(self) -> None:
+    def control(self, role: str) -> None:
         """Train SFT's model on the chosen completions of each round's pairs, round by round."""
         control = self.sft
         for suffix in self.suffixes:
             pairs = self.nodes[f"pairs{suffix}"]
             chosen = self.add(f"select_control{suffix}", "select", self.cfg.select, pairs=pairs)
             block = control_block(self.cfg)
-            control = self.add(f"control{suffix}", "sft", block, base=control, data=chosen)
+            control = self.add(f"{role}{suffix}", "sft", block, base=control, data=chosen)
 
     def control_pairs(self) -> None:
         """Train SFT's model by DPO on the control pairs of each round's candidates, round by round."""
@@ -359,8 +362,7 @@ class Chain(Wiring):
         models: Graph = {Role.base: self.base, Role.sft: self.sft}
         if cfg.align is Align.given:
             del models[Role.base]  # its weights are those of the model before
-        if cfg.control:
-            models[Role.control] = self.nodes["control"]
+        models |= {role: self.nodes[role] for role in cfg.controls}
         if cfg.control_pairs:
             models[Role.control_pairs] = self.nodes["control_pairs"]
         models |= {arm: self.nodes[arm] for arm in cfg.arms}
@@ -435,14 +437,14 @@ def demonstration_sampler(cfg: Config) -> Drawn:
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
-    """Return the nodes that `stage` asks for: `stage=sft` not for the control, which is trained after DPO. Raise
+    """Return the nodes that `stage` asks for, without controls, which are trained after the objective. Raise
     UserError if there are none."""
     # the page shows what an examination found
     stage = Target.report if cfg.stage == Target.examine else cfg.stage
     of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:
-        is_control = isinstance(node.config, SFT) and node.config.control
+        is_control = isinstance(node.config, SFT | Drawing) and node.config.control
         if not is_control:
             requested.append(node)
     if not requested:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, Drawing
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
 from stages.config.stage_table import Target
@@ -56,7 +56,7 @@ def stage_to_type(node: Node) -> str:
     answers for SFT with their labels."""
     if node.stage != Target.eval:
         for each in (node, node.inputs.get("pairs", node)):
-            if isinstance(each.config, SFT | Pairs) and each.config.control:
+            if isinstance(each.config, SFT | Drawing | Pairs) and each.config.control:
                 return Target.eval
     pool = node.inputs.get("pool", node)
     answers_for_sft = isinstance(pool.config, Drawn) and pool.config.split is Split.sft

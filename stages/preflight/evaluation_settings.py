@@ -88,7 +88,9 @@ def validate_judged(cfg: Config) -> None:
 def comparable_roles(cfg: Config) -> list[str]:
     """Return the models of this run with which the policy can be compared, and the reference answers."""
     if cfg.align is not Align.none:
-        controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]
+        controls = [*cfg.controls]
+        if cfg.control_pairs:
+            controls.append(Role.control_pairs)
         return [Role.base, Role.sft, *controls, *cfg.arms, REFERENCE]
     # else the policy is SFT, or the base model itself
     return [Role.base, Role.sft, REFERENCE] if cfg.sft.train else [Role.sft, REFERENCE]

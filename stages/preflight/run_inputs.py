@@ -1,6 +1,7 @@
 """Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
 
 from stages.config.blocks.labels import Ensemble
+from stages.config.blocks.training import ONE_POOL
 from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Config
@@ -78,6 +79,10 @@ def validate_rows_and_demonstrations(cfg: Config) -> None:
 
 def validate_objectives(cfg: Config) -> None:
     """Raise UserError for arms, rounds or controls that the objective or its labels cannot have."""
+    if Align.raft in cfg.arms:
+        raise UserError(
+            "arms: raft is grpo with grpo.baseline=best, the control of what draws. Set control=true, or align=raft."
+        )
     for i, arm in enumerate(cfg.arms):
         others = (Align.none, cfg.align, *cfg.arms[:i])
         if cfg.align is Align.none or arm in others:
@@ -92,10 +97,14 @@ def validate_objectives(cfg: Config) -> None:
         raise UserError(
             "control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin."
         )
-    has_controls = cfg.rounds > 1 or cfg.control or cfg.control_pairs
+    has_controls = cfg.rounds > 1 or (cfg.control and not cfg.drawing) or cfg.control_pairs
     if cfg.objectives and not cfg.learns_from_pairs and has_controls:
         raise UserError(
             f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
+        )
+    if cfg.control and cfg.grpo.title == ONE_POOL and cfg.align in cfg.drawing:
+        raise UserError(
+            "control=true: grpo.sync_every=0 with grpo.baseline=best is the control of best draws. Leave one of them out."
         )
 
 

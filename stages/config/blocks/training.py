@@ -146,6 +146,11 @@ class Training:
         return self.objective.card
 
     @property
+    def title(self) -> str:
+        """The name of the trained model in a sentence."""
+        return self.objective.title
+
+    @property
     def rate_key(self) -> str:
         """The key of the learning rate."""
         return f"{self.block}.learning_rate"
@@ -303,6 +308,10 @@ class DPO(Training):
         return self.loss_type == [choices.SIMPO]
 
     @property
+    def title(self) -> str:
+        return "SimPO" if self.reference_free else super().title
+
+    @property
     def card(self) -> str:
         if self.own:
             return (
@@ -347,12 +356,22 @@ class Drawing(Training):
     skip: bool | None = MISSING
     # set by the pipeline: the block of the labeler that scores the draws
     label: Any = computed(None)
+    control: bool | None = computed(None)  # set by the pipeline: true for a control
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
     def __post_init__(self) -> None:
         for key, value in self.implied.items():
             if vars(self)[key] == value:
                 vars(self)[key] = None
+
+    @property
+    def rate_key(self) -> str:
+        return "control_learning_rate" if self.control else super().rate_key
+
+    @property
+    def unread(self) -> dict[str, Any]:
+        """The keys that these settings leave unread, with the values that a node has instead."""
+        return {}
 
     @property
     def scorer(self) -> "Label":
@@ -397,6 +416,9 @@ class Drawing(Training):
             )
 
 
+ONE_POOL = "Best of one pool"  # the title of best draws that are all drawn before the first step
+
+
 @dataclass
 class GRPO(Drawing):
     """Group-relative policy optimization: the model learns from how its answers' scores differ."""
@@ -405,11 +427,46 @@ class GRPO(Drawing):
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
     own: Own = field(default_factory=Own)
+    best: int | None = at_least(1)
+    min_score: float | None = MISSING
+    choose: str | None = words("best", "random")
     beta: float = MISSING
+
+    @property
+    def takes_best(self) -> bool:
+        """True if the best draws are trained on as demonstrations are, and the others are not."""
+        return self.baseline == "best"
+
+    @property
+    def unread(self) -> dict[str, Any]:
+        if self.takes_best:
+            # every token counts alike, and no advantage is computed
+            return {"loss_type": "dapo", "own": Own()}
+        return {"best": None, "min_score": None, "choose": None}
+
+    @property
+    def title(self) -> str:
+        if not self.takes_best:
+            return super().title
+        if self.choose == "random":
+            return "Random draws"
+        return "Best draws" if self.pool_steps else ONE_POOL
+
+    @property
+    def card(self) -> str:
+        if not self.takes_best:
+            return super().card
+        return "A causal language model from {base}, by training on its best draws (RAFT, arXiv:2304.06767)."
 
     @property
     def reads_reference(self) -> bool:
         return bool(self.beta)
+
+    @property
+    def way_to_lower_demands(self) -> str:
+        if self.takes_best:
+            return f"Lower grpo.min_score (now {self.min_score or 0:g})."
+        return super().way_to_lower_demands
 
     @property
     def way_to_stay_near(self) -> str:
