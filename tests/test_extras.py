@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.commands import EXTRAS
+from stages.config.extras import EXTRAS
 from stages.config.installation import ROOT
 from tests.helpers import TINY
 

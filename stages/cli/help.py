@@ -146,7 +146,7 @@ def option_rows(group: str, option: str) -> list[Row]:
     """Return the rows of the keys that only this option of a group has."""
     prefix = f"{settings.block_of(group)}."
     kind = OPTIONS[group][option]
-    in_conf = recipes.settings_in_conf(group, option)
+    in_conf = recipes.settings_of_option(group, option)
     values = flat(OmegaConf.merge(OmegaConf.structured(kind), in_conf), prefix)
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})

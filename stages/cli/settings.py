@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from stages.config.extras import conf_folders
 from stages.config.limits import LIMIT, ONLY_PIPELINE_SETS
 from stages.config.schema import CONF, GROUPS, OPTIONS, RunConfig
 
@@ -150,8 +151,7 @@ def comments_in_conf() -> dict[str, str]:
     for group, files in option_files().items():
         default = CONF / group / f"{options.get(group)}.yaml"
         for path in [*files, default]:  # the last comment on a key counts
-            package = re.search(r"# @package (\S+)", path.read_text(encoding="utf-8"))
-            block = package[1] if package else block_of(group)
+            block = package_of(path) or block_of(group)
             if block != "_global_":
                 comments |= with_block(block, comments_in_file(path))
             elif path == default:
@@ -198,11 +198,23 @@ def leading_comment(lines: list[str]) -> list[str]:
 
 @cache
 def option_files() -> dict[str, list[Path]]:
-    """Return the files of each group's options, by the group."""
+    """Return the files of each group's options, by the group: those of conf/ and of extras."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(CONF.rglob("*/*.yaml")):
-        files.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path)
-    return files
+    for folder in (CONF, *conf_folders()):
+        for path in folder.rglob("*/*.yaml"):
+            files.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
+    return {group: sorted(files[group], key=option_of) for group in sorted(files)}
+
+
+def option_of(path: Path) -> str:
+    """Return the option of a group that a file is."""
+    return path.stem
+
+
+def package_of(path: Path) -> str:
+    """Return the block that an option's file fills by its line `# @package`; '' for the block of its group."""
+    package = re.search(r"# @package (\S+)", path.read_text(encoding="utf-8"))
+    return package[1] if package else ""
 
 
 @cache

@@ -40,6 +40,7 @@ from stages.config.blocks.training import (
     Training,
 )
 from stages.config.commands import COMMANDS
+from stages.config.extras import extras_with
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
@@ -82,7 +83,7 @@ class Report:
     left_out: str | None = computed(None)
 
 
-TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+TRACKERS = ("wandb", *extras_with("tracker.py"))
 
 
 @dataclass
@@ -106,12 +107,9 @@ class Examine:
 
 @dataclass
 class Tracker:
-    """Where runs are tracked. Each option adds its own: `tracker=[wandb,mlflow]` is both."""
+    """Where runs are tracked. Each option adds its own: `tracker=[wandb,NAME]` is both."""
 
     wandb: bool = False
-    tensorboard: bool = False
-    mlflow: bool = False
-    trackio: bool = False
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
@@ -369,11 +367,23 @@ class Config:
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in samplers}
 
 
+def with_further_trackers(core: type[Tracker]) -> type[Tracker]:
+    """Return the block of trackers with a key for each tracker that `core` does not name."""
+    names = {key.name for key in fields(core)}
+    further = [(name, bool, field(default=False)) for name in TRACKERS if name not in names]
+    namespace = {"__module__": __name__, "__doc__": core.__doc__}
+    return make_dataclass("RunTracker", further, bases=(core,), namespace=namespace)
+
+
+RunTracker = with_further_trackers(Tracker)
+
+
 def with_further_blocks(core: type[Config]) -> type[Config]:
     """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name."""
+    that `core` does not name; and with the trackers of extras."""
     names = {key.name for key in fields(core)}
-    kinds = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    kinds["tracker"] = RunTracker
     for name, command in COMMANDS.items():
         if command.block and name not in names:
             kinds[name] = command.block

@@ -36,8 +36,9 @@ class Attempt:
 
 
 class Run:
-    """The run of one attempt in one tracker. The tracker's name is that of the file with the derived class. The methods
-    are called in this order; what a tracker has no place for is left out. They may fail: the run then lacks a part."""
+    """The run of one attempt in one tracker. The derived class is in the file with the tracker's name, or in `tracker.py`
+    of an extra with that name. The methods are called in this order; what a tracker has no place for is left out. They
+    may fail: the run then lacks a part."""
 
     def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
         """Start the run. `files` is the tracker's own folder in the store, `outputs/cache/NAME`."""

@@ -1,7 +1,7 @@
 """Check that the words of a setting are the file names of its package, found without importing the files."""
 
+from stages.cli.settings import option_files
 from stages.config.blocks.models import TEMPLATES
-from stages.config.installation import ROOT
 from stages.config.schema import TRACKERS
 from stages.models import chat_templates
 from stages.store import plugins
@@ -25,14 +25,14 @@ def test_a_rooms_words_are_its_file_names() -> None:
 
 
 def test_conf_answers_the_rooms() -> None:
-    """Every word of these packages has an option in conf/ under its name."""
+    """Every word of these packages has an option under its name."""
     for group, room, kind, more in (
         ("label", "labelers", "Labeler", ()),
         ("sample", "samplers", "Sampler", ("file",)),
     ):
-        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {
+        assert {path.stem for path in option_files()[group]} == {
             *plugins.plugin_words(room, kind),
             *more,
         }
-    trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
+    trackers = {path.stem for path in option_files()["tracker"]}
     assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"} == {*TRACKERS, "none"}

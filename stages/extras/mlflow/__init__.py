@@ -1,0 +1,1 @@
+"""`tracker=mlflow`: runs in MLflow."""

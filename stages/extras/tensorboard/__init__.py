@@ -1,0 +1,1 @@
+"""`tracker=tensorboard`: runs in TensorBoard."""

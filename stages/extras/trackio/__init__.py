@@ -1,0 +1,1 @@
+"""`tracker=trackio`: runs in trackio."""
