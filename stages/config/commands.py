@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stages.config.command_record import Command, Object
-from stages.config.extras import EXTRAS
+from stages.config.extras import recorded
 from stages.config.stage_table import Phase
 
 # `stages/commands/NAME.py` has the `run` of each
@@ -16,10 +16,7 @@ CORE: Mapping[str, Command] = {
 }
 
 
-COMMANDS_OF_EXTRAS: Mapping[str, Command] = {
-    name: record.COMMAND for name, record in EXTRAS.items() if hasattr(record, "COMMAND")
-}
-COMMANDS: Mapping[str, Command] = {**CORE, **COMMANDS_OF_EXTRAS}
+COMMANDS: Mapping[str, Command] = {**CORE, **recorded("COMMAND")}
 
 
 def commands_on(*objects: Object) -> tuple[str, ...]:

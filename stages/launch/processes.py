@@ -19,12 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
+from stages.config.blocks.processes import Launch
 from stages.config.errors import LimitReached, UserError
-from stages.config.schema import Launch
-from stages.hardware import allocator, machine
+from stages.hardware import allocator
+from stages.launch.cluster import Cluster, find_cluster
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
-from stages.launch.ray_tasks import run_tasks
 from stages.store import stage_sources
 from stages.store.allowance import Allowance
 from stages.store.blocks import Block, locks_hold
@@ -70,18 +69,9 @@ def execute(
         RuntimeError: for any other error of a worker, with its traceback."""
     config = node.config
     runtime, scratch = runtime_of(node), out / SCRATCH
-    if by_ray := launch.address is not None and isinstance(
-        runtime, SamplingRuntime | ScoringRuntime
-    ):
-        gpus = (
-            int(runtime.device != "cpu" and machine.may_have_gpu())
-            if launch.num_gpus is None
-            else launch.num_gpus
-        )
-        launch = replace(launch, num_gpus=gpus)
-        if not gpus:  # tasks have the device of this process
-            runtime = replace(runtime, device="cpu")
-            config = replace(config, runtime=runtime)
+    cluster = find_cluster(launch, runtime)
+    if cluster:
+        config = replace(config, runtime=cluster.runtime)
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
@@ -98,8 +88,8 @@ def execute(
     if world_size(node) > 1:
         job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
     if stage is not None:
-        if by_ray or world_size(node) > 1:
-            out.divide = partial(divide, launch, scratch, job)
+        if cluster or world_size(node) > 1:
+            out.divide = partial(divide, launch, cluster, scratch, job)
         with allocator.keep_freed_memory():
             return stage.run(config, inputs, out)  # type: ignore[no-any-return]
     earlier = read_note(scratch / JOB, require_keys()) or {}
@@ -121,17 +111,18 @@ def execute(
 
 def divide(
     launch: Launch,
+    cluster: Cluster | None,
     scratch: Path,
     job: dict[str, Any],
     blocks: Sequence[Block[Any]],
     poll: Callable[[], None],
 ) -> None:
-    """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `execute` does. Other nodes may join
+    """Run workers or a cluster's tasks that divide blocks, until all are done. Raise as `execute` does. Other nodes may join
     while the job file exists. Workers go on if the parent is killed, and the next command reads their shards."""
     write_job(scratch, job)
     try:
-        if launch.address:
-            return run_tasks(launch, scratch / JOB, blocks, poll)
+        if cluster:
+            return cluster.run_tasks(scratch / JOB, blocks, poll)
         if not locks_hold(scratch):
             log.info(
                 "%s: locks do not hold there, so each process has the blocks of its rank.", scratch

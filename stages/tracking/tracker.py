@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.processes import Tracker
 from stages.config.errors import LimitReached
-from stages.config.schema import Tracker
 from stages.store import plugins
 from stages.store.manifest import Manifest
 from stages.store.node import Node

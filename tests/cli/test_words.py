@@ -2,7 +2,7 @@
 
 from stages.cli.settings import option_files
 from stages.config.blocks.models import TEMPLATES
-from stages.config.schema import TRACKERS
+from stages.config.blocks.processes import TRACKERS
 from stages.models import chat_templates
 from stages.store import plugins
 

@@ -190,7 +190,11 @@ def test_the_first_line_names_a_recipes_program_and_a_plan_does_not_run_it(
         ("store: {remote: s3://bucket}\n", ("store.remote=s3://bucket",)),
         ("model: {revision: '${oc.env:HF_TOKEN}'}\n", ("model.revision=${oc.env:HF_TOKEN}",)),
         ("benchmark: {tasks_dir: /nowhere}\n", ("benchmark.tasks_dir=/nowhere",)),
-        ("launch: {address: 'other:6379'}\n", ("launch.address=other:6379",)),
+        pytest.param(
+            "launch: {address: 'other:6379'}\n",
+            ("launch.address=other:6379",),
+            marks=pytest.mark.extra("ray"),
+        ),
     ],
 )
 def test_the_first_line_names_a_recipes_server_and_key(

@@ -70,7 +70,6 @@ NAMES = [
     "tracker.entity",
     "tracker.group",
     "launch.rendezvous",
-    "launch.address",
     "gate.against",
     "data.file.path",
     "reward.source.path",
@@ -93,7 +92,13 @@ NAMES = [
     "label.licence",
     "data.form.system_prompts",
 ]
-OF_EXTRAS = ("compare.sweep", "chat.runtime.python", "export.repo", "convert.file")
+OF_EXTRAS = (
+    "launch.address",
+    "compare.sweep",
+    "chat.runtime.python",
+    "export.repo",
+    "convert.file",
+)
 NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
 OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]

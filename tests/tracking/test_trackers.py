@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.schema import TRACKERS
+from stages.config.blocks.processes import TRACKERS
 from stages.store.workspace import read_curves
 from stages.tracking.tables import read_tables
 from stages.tracking.wandb import run_id

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from stages.config.blocks.processes import Tracker
 from stages.config.errors import UserError
-from stages.config.schema import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, flat, numbers
 

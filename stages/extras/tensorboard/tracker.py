@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Tracker
+from stages.config.blocks.processes import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, flat, numbers
 

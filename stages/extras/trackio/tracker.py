@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from stages.config.schema import Tracker
+from stages.config.blocks.processes import Tracker
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run, numbers
 

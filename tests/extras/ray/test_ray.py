@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT, install_command
+from stages.extras import ray
 from stages.hardware import machine
-from stages.preflight import machine_needs
 from stages.store.sealed_json import file_digest
 from tests.helpers import TINY, Chain, build, nodes, refused
 from tests.launch.test_divided import SMALL
@@ -215,7 +215,7 @@ def test_what_ray_cannot_do_is_refused(
     override: str, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # every extra is installed
-    monkeypatch.setattr(machine_needs, "find_spec", lambda package: package)
+    monkeypatch.setattr(ray, "find_spec", lambda package: package)
     monkeypatch.setattr(machine, "may_have_gpu", lambda: False)
     several = ("launch.rendezvous=127.0.0.1:29500",)
     assert pattern in refused(*TINY, "launch=ray", *several, override)
@@ -224,6 +224,6 @@ def test_what_ray_cannot_do_is_refused(
 def test_without_ray_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_needs, "find_spec", lambda package: None)
+    monkeypatch.setattr(ray, "find_spec", lambda package: None)
     assert install_command("ray") in refused(*TINY, "launch=ray", f"outputs={tmp_path}")
     assert not Chain(tmp_path).count(), "before anything is built"
