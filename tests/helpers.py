@@ -91,6 +91,11 @@ def extended_but(values: Iterable[str], *quick: str) -> list[Any]:
     ]
 
 
+def needing(extra: str, *values: Any) -> Any:
+    """Return a test's case that is skipped where this extra was removed."""
+    return pytest.param(*values, marks=pytest.mark.extra(extra))
+
+
 def composed_by_hydra(*line: str) -> DictConfig:
     """Compose with Hydra."""
     GlobalHydra.instance().clear()

@@ -45,7 +45,7 @@ from stages.config.errors import (
 )
 from stages.config.exit_codes import ExitCode, GateCode
 from stages.config.installation import ROOT, program
-from stages.config.limits import ONLY_PIPELINE_SETS
+from stages.config.limits import is_typable
 from stages.config.renamed import old_key_message, old_value_message
 from stages.config.schema import CONF, OPTIONS, RunConfig
 from stages.config.trainers import not_passed_on_message
@@ -193,7 +193,7 @@ def keys_called(name: str, block: str) -> list[str]:
 
 def typable_keys(block_class: type) -> list[str]:
     """Return the keys of a block that can be typed."""
-    return [key.name for key in fields(block_class) if ONLY_PIPELINE_SETS not in key.metadata]
+    return [key.name for key in fields(block_class) if is_typable(key)]
 
 
 # Options and files that are missing

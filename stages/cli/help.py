@@ -18,7 +18,7 @@ from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
-from stages.config.blocks.labels import LABELS, Voter
+from stages.config.blocks.labels import Voter
 from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError, suggest
@@ -39,7 +39,7 @@ LISTED = {
 # Options with keys of their own
 OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file"), ("sft", "default")]
 OPTIONS_WITH_KEYS += [("sample", "hf"), ("sample", "openai"), ("sample", "file")]
-OPTIONS_WITH_KEYS += [("label", option) for option in LABELS]
+OPTIONS_WITH_KEYS += [("label", option) for option in OPTIONS["label"]]
 # Blocks with the keys of another block, which has their meaning
 LIKE_ANOTHER = re.compile(
     r"(data\.file|reward\.source)\.(?!path$)|label\.(judge|reward_model|human)\."

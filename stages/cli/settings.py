@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from stages.config.extras import conf_folders
-from stages.config.limits import LIMIT, ONLY_PIPELINE_SETS
+from stages.config.limits import LIMIT, is_typable
 from stages.config.schema import CONF, GROUPS, OPTIONS, RunConfig
 
 TYPES: dict[Any, str] = {
@@ -82,7 +82,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
     """Yield the keys of a block that a user can type, and those of the blocks inside it."""
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        if ONLY_PIPELINE_SETS in field.metadata:  # no user can type it
+        if not is_typable(field):
             continue
         key, hint = f"{prefix}{field.name}", hints[field.name]
         parts = [part for part in parts_of(hint) if part is not type(None)]

@@ -14,14 +14,14 @@ from stages.config import choices
 from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
-    JUDGED,
     Answer,
     Benchmark,
     Compared,
     Eval,
     JudgedByLabel,
+    judged_classes,
 )
-from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
+from stages.config.blocks.labels import Judge, Label, PreferenceFile, label_classes
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.processes import Launch, Tracker
@@ -65,8 +65,8 @@ OPTIONS: dict[str, Mapping[str, type]] = {
     "data": DATA,
     "sample": SAMPLES,
     "sft": SFTS,
-    "label": LABELS,
-    "eval/judged": JUDGED,
+    "label": label_classes(),
+    "eval/judged": judged_classes(),
     "template": TEMPLATES,
 }
 GROUPS = {"sft.template": "template"}  # of a block that is not called like its group

@@ -43,7 +43,7 @@ LOADED_BY_NAME = {
     "evaluation/engine.py": "evaluation/lm_eval_driver.py",
     "formats/phrased.py": "formats/tasks/*.yaml",
     "labelers/making.py": "labelers/*.py",
-    "labelers/people/server.py": "labelers/people/page.html",
+    "labelers/labeler.py": "extras/*/labeler.py",
     "launch/cluster.py": CLUSTERS,
     "models/chat_templates.py": "models/templates/*.jinja",
     "models/model_card.py": "models/model_card.md.jinja",
@@ -187,6 +187,9 @@ class Sources:
             if package in self.known_files:  # Python runs it before the file
                 yield package
         yield from OPTIONS.get(ref, ())
+        if file.startswith(EXTRAS) and len(folders) > 1:
+            folder = "/".join(folders[:2])
+            yield from (known for known in self.signatures if is_text_of(folder, known))
         if file in LOADED_BY_NAME:
             for known in self.known_files:
                 is_removed_extra = known.startswith(EXTRAS) and known not in self.signatures
@@ -292,6 +295,12 @@ def part_in_line(line: str) -> Part:
 def file_of(ref: str) -> str:
     """Return the file of a part."""
     return ref.partition(":")[0]
+
+
+def is_text_of(folder: str, file: str) -> bool:
+    """Return whether a file is a text of an extra's folder: neither code nor an option of a group."""
+    is_inside = file.startswith(f"{folder}/") and not file.startswith(f"{folder}/conf/")
+    return is_inside and not file.endswith(".py")
 
 
 def is_loaded_by_name(file: str) -> bool:

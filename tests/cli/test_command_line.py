@@ -23,7 +23,7 @@ from stages.config.limits import ONLY_PIPELINE_SETS, iterate_values
 from stages.config.stage_table import Target
 from stages.preflight import constraints, machine_needs
 from tests.budgets import spent
-from tests.helpers import TINY, for_hydra, inside, refused, settings
+from tests.helpers import TINY, for_hydra, inside, needing, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
@@ -111,11 +111,13 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
         (("align=none", "stage=label"), "Set align=dpo"),
         (("eval.judged.prompts=9",), "or eval/judged=judge"),
         (("eval/judged=judge",), "eval.judged.endpoints=[{base_url"),
-        (
+        needing(
+            "human",
             ("eval/judged=human", "eval.judged.against=[policy]"),
             "eval.judged.against[0]=policy: ",
         ),
-        (
+        needing(
+            "human",
             ("eval/judged=human", "eval.judged.against=[no/such/folder]"),
             "eval.judged.against[0]=no/such/folder",
         ),

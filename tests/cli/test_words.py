@@ -3,21 +3,24 @@
 from stages.cli.settings import option_files
 from stages.config.blocks.models import TEMPLATES
 from stages.config.blocks.processes import TRACKERS
+from stages.config.extras import extras_with
 from stages.models import chat_templates
 from stages.store import plugins
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
-    assert plugins.plugin_words("labelers", "Labeler") == [
-        "dataset",
-        "ensemble",
-        "human",
-        "judge",
-        "own",
-        "reward_model",
-        "source_order",
-        "verifier",
-    ]
+    assert plugins.plugin_words("labelers", "Labeler") == sorted(
+        [
+            "dataset",
+            "ensemble",
+            "judge",
+            "own",
+            "reward_model",
+            "source_order",
+            "verifier",
+            *extras_with("labeler.py"),
+        ]
+    )
     assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "vllm"]
     assert plugins.plugin_words("tracking", "Run") == sorted(TRACKERS)
     templates = {path.stem for path in chat_templates.TEMPLATES.glob("*.jinja")}

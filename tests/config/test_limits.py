@@ -16,6 +16,7 @@ from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
 from tests.helpers import TINY, refused, settings
@@ -101,10 +102,11 @@ OF_EXTRAS = (
 )
 NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
-OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]
+OF_PEOPLE = ["instructions", "reasons", "answered", "runtime.host"]
 OF_LABELERS += ["judge.known", "judge.rubric"]
 OF_LABELERS += ["reward_model.known", "reward_model.path", "reward_model.revision"]
-OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.runtime.host"]
+if "human" in EXTRAS:
+    OF_LABELERS += [*OF_PEOPLE, *(f"human.{key}" for key in OF_PEOPLE)]
 NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 for objective in OBJECTIVES:
     NAMES += [f"{objective}.trainer.optim", f"{objective}.lora.target_modules"]

@@ -11,7 +11,7 @@ import pytest
 from stages.cli import main
 from stages.config.errors import UserError
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, as_typed, composed, refused
+from tests.helpers import TINY, Chain, as_typed, composed, needing, refused
 
 HEAD = struct.pack("<Q", 2) + b"{}"  # of a safetensors file without tensors
 SCORING = {
@@ -169,7 +169,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.runtime.device=cuda",
         ),
     ),
-    (
+    needing(
+        "human",
         ("stage=reward", "label=human", "reward.margin=true", "label.reasons=[a, a]"),
         ("reward.margin=true: label=human gives no score", "label.reasons: "),
     ),
@@ -189,7 +190,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("label=reward_model", "label.path=DIR/chat.jsonl"),
         ("a reward model is a folder",),
     ),
-    (
+    needing(
+        "human",
         (
             "label=ensemble",
             "label.members=[{labeler: reward_model}, {labeler: judge}]",
@@ -204,14 +206,16 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.human.runtime: cannot listen at 192.0.2.1",
         ),
     ),
-    (
+    needing(
+        "human",
         ("label=human", "label.runtime.port=TAKEN", "label.answered=DIR/words.jsonl"),
         (
             "label.runtime: cannot listen at 127.0.0.1, port TAKEN",
             "answered=DIR/words.jsonl: line 1: not a row of",
         ),
     ),
-    (
+    needing(
+        "human",
         (
             "label=human",
             "label.runtime.host=no.such.invalid",
@@ -282,7 +286,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.known needs judgements to compare with. Add label.audit",
         ),
     ),
-    (
+    needing(
+        "human",
         (
             "dpo.lora.rank=0",
             "sample.top_p=nan",

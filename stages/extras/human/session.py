@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluation.agreement import alpha, coincidences
-from stages.labelers.people.questions import SKIP, VERDICTS, Question
+from stages.labelers.questions import SKIP, VERDICTS, Question
 from stages.store import json_log
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import sync

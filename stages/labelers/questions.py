@@ -1,11 +1,12 @@
 """Questions for people: answers to a prompt side by side, drawn by hashes, without the models that wrote them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stages.config.blocks.labels import Human, People
-from stages.labelers.labeler import Pool, group_up
-from stages.store.records import Candidate, Example, content_id
+from stages.config.blocks.labels import People
+from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.workspace import StageDir
 
 LETTERS = "abcdef"  # names of the answers, in the order of the question
 TIE, BAD, SKIP = "tie", "bad", "skip"  # equally good; all bad; cannot say
@@ -39,21 +40,6 @@ class Question:
         )
 
 
-def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
-    """Return the questions about a pool, in the order of asking. A pool reduced to their candidates gives the same."""
-    seed = cfg.seed
-    prompts_with_choice = [
-        (p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1
-    ]
-    prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
-    questions = [
-        question(prompt, group, cfg.instructions)
-        for prompt, candidates in prompts_with_choice[: cfg.prompts]
-        for group in group_up(candidates, cfg.answers, cfg.comparisons, seed)
-    ]
-    return sorted(mark_shared(questions, cfg), key=lambda q: content_id(seed, "order", q.id))
-
-
 def mark_shared(questions: Sequence[Question], cfg: People) -> list[Question]:
     """Return the questions, with a share `cfg.overlap` of them for `cfg.annotators` people instead of one."""
     by_hash = sorted(questions, key=lambda q: content_id(cfg.seed, "shared", q.id))
@@ -71,3 +57,15 @@ def question(prompt: Example, candidates: Sequence[Candidate], instructions: str
     return Question(
         content_id(instructions, prompt.messages, *(c.text for c in ordered)), prompt, ordered
     )
+
+
+class AsksPeople(ABC):
+    """A labeler that asks people. An ensemble asks them, too, where its members differ."""
+
+    @staticmethod
+    @abstractmethod
+    def ask(
+        questions: Sequence[Question], cfg: People, out: StageDir
+    ) -> dict[str, list[Judgement]]:
+        """Return people's judgements by the question's id, once all questions are answered.
+        Raise UserError if people cannot be asked, and KeyboardInterrupt if asking is stopped."""

@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Human, HumanRuntime
+from stages.config.blocks.labels import HumanRuntime
 from stages.config.errors import LimitReached, UserError
-from stages.labelers.human import question_judgements
-from stages.labelers.people import answer_rows, server
-from stages.labelers.people.questions import draw_questions
-from stages.labelers.people.session import Answer, Session
+from stages.extras.human import Human, answer_rows, server
+from stages.extras.human.labeler import draw_questions, question_judgements
+from stages.extras.human.session import Answer, Session
 from stages.store.allowance import Allowance
 from stages.store.records import Pair, load
+from tests.extras.human.asking import Asking, Person, asking, kept_of, somebody
 from tests.helpers import Chain, build, nodes, refused
-from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
-from tests.rows import pool, work_with_calls
+from tests.rows import pool, work, work_with_calls
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(10)]
 SHARED = {"overlap": 1.0, "annotators": 2}
@@ -299,3 +298,16 @@ def test_invalid_settings_are_refused_before_sampling() -> None:
         "recipe=tiny", "label=human", "label.answered=nowhere.jsonl"
     )
     assert "must be from 2 to" in refused("recipe=tiny", "label=human", "label.answers=7")
+
+
+def test_a_file_of_answers_is_named_by_the_block_of_people(tmp_path: Path) -> None:
+    session = Session([], [], tmp_path / "people", "eval.judged.human")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("{}\n")
+    with pytest.raises(UserError, match=r"^eval\.judged\.human\.answered="):
+        answer_rows.read(answers, session)
+    out = work(tmp_path / "node")
+    answer_rows.write(session, out)
+    (out / answer_rows.FILE).write_text("changed\n")
+    answer_rows.write(session, out)
+    assert "eval.judged.human.answered=" in out.warnings[0]

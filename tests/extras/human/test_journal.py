@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.labelers.people.session import Answer, Journal
+from stages.extras.human.session import Answer, Journal
 from stages.store.json_log import sealed
 from tests.endpoints.test_client import flipped
 

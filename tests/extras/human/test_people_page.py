@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, FITS, Tab, axe, browser
-from tests.labelers.asking import Asking, asking, kept_of
+from tests.extras.human.asking import Asking, asking, kept_of
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or axe() is None, reason="needs Chromium, and axe-core"

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.blocks.labels import Human
-from stages.labelers.people import server
-from stages.labelers.people.access import TOKEN, load_token
-from stages.labelers.people.questions import draw_questions
-from stages.labelers.people.session import Session
-from tests.labelers.asking import Person, asking
+from stages.extras.human import Human, server
+from stages.extras.human.access import TOKEN, load_token
+from stages.extras.human.labeler import draw_questions
+from stages.extras.human.session import Session
+from tests.extras.human.asking import Person, asking
 from tests.rows import pool
 
 GIVEN = [[f"poor {i}", f"good {i}"] for i in range(3)]

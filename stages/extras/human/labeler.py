@@ -3,29 +3,38 @@
 The page shows answers to a prompt side by side, in a random order for each person, and hides which model wrote them.
 The node is complete when every question has as many verdicts as it needs; until then, the same command resumes.
 Several people decide by majority; without a majority, the judgement is a tie. Verdicts are stored permanently
-(`people/session.py`), so nobody is asked the same question again."""
+(`session.py`), so nobody is asked the same question again."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from stages.config.blocks.labels import Human
+from stages.config.blocks.labels import PEOPLE, People
 from stages.config.errors import UserError
-from stages.labelers.labeler import Labeler, Pool
-from stages.labelers.people import answer_rows
-from stages.labelers.people.questions import LETTERS, SKIP, TIE, Question, distinct, draw_questions
-from stages.labelers.people.server import collect_answers
-from stages.labelers.people.session import Answer
-from stages.store.records import Candidate, Example, Judgement
+from stages.extras.human import Human, answer_rows
+from stages.extras.human.server import collect_answers
+from stages.extras.human.session import Answer
+from stages.labelers.labeler import Labeler, Pool, group_up
+from stages.labelers.questions import (
+    LETTERS,
+    SKIP,
+    TIE,
+    AsksPeople,
+    Question,
+    distinct,
+    mark_shared,
+    question,
+)
+from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.workspace import StageDir
 
 
-class HumanLabeler(Labeler):
+class HumanLabeler(Labeler, AsksPeople):
     """Asks people which of a prompt's candidates is best."""
 
-    name = "human"
+    name = PEOPLE
 
     def __init__(self, cfg: Human, out: StageDir):
         self.cfg, self.out = cfg, out
@@ -55,11 +64,36 @@ class HumanLabeler(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements after all questions are answered, on the page or by a file."""
-        session = collect_answers(draw_questions(pool, self.cfg), self.cfg, self.out)
-        for question in session.questions.values():
-            yield from question_judgements(
-                question, answer_rows.answers_to(question, session, question.needed)
-            )
+        judgements_by_question = self.ask(draw_questions(pool, self.cfg), self.cfg, self.out)
+        for judgements in judgements_by_question.values():
+            yield from judgements
+
+    @staticmethod
+    def ask(
+        questions: Sequence[Question], cfg: People, out: StageDir
+    ) -> dict[str, list[Judgement]]:
+        """Return people's judgements by the question's id, once all questions are answered."""
+        session = collect_answers(questions, cfg, out)
+        judgements_by_question = dict[str, list[Judgement]]()
+        for name, asked in session.questions.items():
+            answers = answer_rows.answers_to(asked, session, asked.needed)
+            judgements_by_question[name] = question_judgements(asked, answers)
+        return judgements_by_question
+
+
+def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
+    """Return the questions about a pool, in the order of asking. A pool reduced to their candidates gives the same."""
+    seed = cfg.seed
+    prompts_with_choice = [
+        (p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1
+    ]
+    prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
+    questions = [
+        question(prompt, group, cfg.instructions)
+        for prompt, candidates in prompts_with_choice[: cfg.prompts]
+        for group in group_up(candidates, cfg.answers, cfg.comparisons, seed)
+    ]
+    return sorted(mark_shared(questions, cfg), key=lambda q: content_id(seed, "order", q.id))
 
 
 def question_judgements(question: Question, answers: list[Answer]) -> list[Judgement]:

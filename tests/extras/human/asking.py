@@ -1,5 +1,5 @@
 """Simulated annotators over HTTP, and a process that serves the page for people as the stage does:
-`python -m tests.labelers.asking FOLDER KEYS`, with keys of `label.human` as JSON. The answers to judge are in
+`python -m tests.extras.human.asking FOLDER KEYS`, with keys of `label.human` as JSON. The answers to judge are in
 FOLDER/texts.json, and the judgements are written to FOLDER/judgements.json."""
 
 import http.client
@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from stages.config.blocks.labels import Human, HumanRuntime
+from stages.config.blocks.labels import HumanRuntime
 from stages.config.installation import ROOT
-from stages.labelers.human import HumanLabeler
-from stages.labelers.people import server
+from stages.extras.human import Human, server
+from stages.extras.human.labeler import HumanLabeler
 from tests.rows import pool, work_with_calls
 
 ADDRESS = re.compile(r"at http://(\S+):(\d+)/")
@@ -81,7 +81,7 @@ class Asking:
 
     def __init__(self, folder: Path, port: int = 0, **keys: Any):
         keys = {"answers": 2, "comparisons": 1, "port": port} | keys
-        command = [sys.executable, "-m", "tests.labelers.asking", str(folder), json.dumps(keys)]
+        command = [sys.executable, "-m", "tests.extras.human.asking", str(folder), json.dumps(keys)]
         self.folder = folder
         self.process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,

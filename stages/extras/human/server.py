@@ -29,11 +29,11 @@ from starlette.types import Receive, Scope, Send
 
 from stages.config.blocks.labels import People
 from stages.config.errors import UserError
-from stages.labelers.people import answer_rows
-from stages.labelers.people.access import host_name, is_loopback, link_host, load_token
-from stages.labelers.people.markup import shown_text, spans
-from stages.labelers.people.questions import Question
-from stages.labelers.people.session import NAME, NAME_RULE, Answer, Refused, Session
+from stages.extras.human import answer_rows
+from stages.extras.human.access import host_name, is_loopback, link_host, load_token
+from stages.extras.human.markup import shown_text, spans
+from stages.extras.human.session import NAME, NAME_RULE, Answer, Refused, Session
+from stages.labelers.questions import Question
 from stages.store import locks, plugins
 from stages.store.sealed_json import WRONG_SHAPE, require_keys
 from stages.store.workspace import Progress, StageDir

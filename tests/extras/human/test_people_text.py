@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.config.errors import visible
-from stages.labelers.people.markup import CODE, ESCAPED, STRONG, shown_text, spans
+from stages.extras.human.markup import CODE, ESCAPED, STRONG, shown_text, spans
 from tests.browser import CHROMIUM, browser
-from tests.labelers.asking import asking
+from tests.extras.human.asking import asking
 
 # Texts with a word that rendered Markdown or HTML would hide.
 HIDING = [

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.errors import UserError
-from stages.labelers.people.questions import Question
-from stages.labelers.people.session import Answer, Refused, Session, parse_answer
+from stages.extras.human.session import Answer, Refused, Session, parse_answer
+from stages.labelers.questions import Question
 from stages.store import safe_files
 from stages.store.sealed_json import WRONG_SHAPE, file_digest, require_keys
 from stages.store.workspace import StageDir
