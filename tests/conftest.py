@@ -22,7 +22,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 
-from stages.config.commands import COMMANDS  # noqa: E402
+from stages.config.extras import EXTRAS  # noqa: E402
 from stages.config.installation import ROOT  # noqa: E402
 from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
@@ -46,9 +46,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test of the core that types the command of an extra which is not there."""
+    """Skip a test of the core that needs an extra which is not there."""
     for marker in item.iter_markers("extra"):
-        missing = {*marker.args} - {*COMMANDS}
+        missing = {*marker.args} - {*EXTRAS}
         if missing:
             pytest.skip(f"stages/extras/ lacks {', '.join(sorted(missing))}")
 

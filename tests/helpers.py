@@ -48,10 +48,11 @@ from stages.cli import compose, main, recipes, unread
 from stages.cli.explain import explain
 from stages.cli.resolve import lower_to_maxima
 from stages.cli.typed_line import read_line, read_values
+from stages.config.blocks.processes import TRACKERS
 from stages.config.choices import Align
 from stages.config.errors import UserError
 from stages.config.installation import ROOT, install_command
-from stages.config.schema import TRACKERS, Config
+from stages.config.schema import Config
 from stages.pipeline import build as building
 from stages.pipeline.graph import wire_graph
 from stages.store.manifest import digest_of
@@ -88,6 +89,11 @@ def extended_but(values: Iterable[str], *quick: str) -> list[Any]:
         value if value in quick else pytest.param(value, marks=pytest.mark.extended)
         for value in values
     ]
+
+
+def needing(extra: str, *values: Any) -> Any:
+    """Return a test's case that is skipped where this extra was removed."""
+    return pytest.param(*values, marks=pytest.mark.extra(extra))
 
 
 def composed_by_hydra(*line: str) -> DictConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.commands import EXTRAS
+from stages.config.extras import EXTRAS
 from stages.config.installation import ROOT
 from tests.helpers import TINY
 
@@ -72,6 +72,45 @@ def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: P
     house = copied(tmp_path / "house", PACKAGES, ["gc"])
     assert "stage=gc: gc is not a known value" in typed(house, ["stage=gc"]).stderr
     assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
+
+
+# By extra, options and keys that only it has
+OF_EXTRAS = {
+    "human": ("label=human", "eval/judged=human", "label.people=3"),
+    "mlflow": ("tracker=mlflow", "tracker.mlflow=true"),
+    "ray": ("launch=ray", "launch.address=auto"),
+    "tensorboard": ("tracker=tensorboard", "tracker.tensorboard=true"),
+    "trackio": ("tracker=trackio", "tracker.trackio=true"),
+}
+ENSEMBLE = (
+    "label=ensemble",
+    "label.members=[{labeler: verifier}, {labeler: judge}]",
+    "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]",
+)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("extra", [name for name in OF_EXTRAS if name in EXTRAS])
+def test_the_options_of_a_removed_extra_are_refused_and_not_offered(
+    extra: str, tmp_path: Path
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, [extra])
+    for argument in OF_EXTRAS[extra]:
+        told = typed(house, [*TINY, argument]).stderr
+        assert re.match(rf"error: {argument.partition('=')[0]}\b", told)
+        assert "does not exist" in told or "is not a setting" in told
+        assert extra not in told.partition("Known")[2].partition("type")[0]
+
+
+@pytest.mark.extended
+@pytest.mark.extra("human")
+def test_an_ensemble_without_the_extra_asks_no_people_and_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, ["human"])
+    for key in ("label.people=3", "label.human.seed=3"):
+        told = typed(house, [*TINY, *ENSEMBLE, key]).stderr
+        assert "stages/extras/human" in told and told.startswith("error: label.")
 
 
 # They compare pages and a record of the whole project with it, or read the commit

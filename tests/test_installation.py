@@ -52,7 +52,7 @@ def test_no_text_names_the_foreign_package_as_something_to_install() -> None:
         for name, text in texts().items()
         if name != str(Path(__file__).relative_to(ROOT))
     }
-    assert {"pyproject.toml", "docs/index.md", "conf/label/human.yaml", "Makefile"} <= files.keys()
+    assert {"pyproject.toml", "docs/index.md", "conf/label/judge.yaml", "Makefile"} <= files.keys()
     assert {name: match[0] for name, text in files.items() if (match := NAMED.search(text))} == {}
 
 

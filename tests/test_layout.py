@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.commands import EXTRAS
+from stages.config.extras import EXTRAS
 from stages.config.installation import ROOT
 from stages.config.stage_table import STAGES
 

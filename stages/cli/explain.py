@@ -27,7 +27,7 @@ from stages.cli.recipe_layers import (
     load_recipe_file,
     recipe_files,
 )
-from stages.cli.settings import all_settings, option_files
+from stages.cli.settings import all_settings, option_files, option_of
 from stages.cli.spelling import is_list, store_folder
 from stages.cli.typed_line import line_of_process
 from stages.config.blocks.arguments import TrainerArguments
@@ -44,10 +44,10 @@ from stages.config.errors import (
     visible,
 )
 from stages.config.exit_codes import ExitCode, GateCode
-from stages.config.installation import program
-from stages.config.limits import ONLY_PIPELINE_SETS
+from stages.config.installation import ROOT, program
+from stages.config.limits import is_typable
 from stages.config.renamed import old_key_message, old_value_message
-from stages.config.schema import OPTIONS, RunConfig
+from stages.config.schema import CONF, OPTIONS, RunConfig
 from stages.config.trainers import not_passed_on_message
 
 
@@ -193,7 +193,7 @@ def keys_called(name: str, block: str) -> list[str]:
 
 def typable_keys(block_class: type) -> list[str]:
     """Return the keys of a block that can be typed."""
-    return [key.name for key in fields(block_class) if ONLY_PIPELINE_SETS not in key.metadata]
+    return [key.name for key in fields(block_class) if is_typable(key)]
 
 
 # Options and files that are missing
@@ -234,7 +234,9 @@ def unusable_recipe_message(name: str) -> str:
 def shown_path(group: str, option: str) -> str:
     """Return the path that messages use for the file of a group's option."""
     if group != "recipe":
-        return f"conf/{group}/{option}.yaml"
+        files = {option_of(path): path for path in option_files().get(group, ())}
+        of_extra = option in files and not files[option].is_relative_to(CONF)
+        return str(files[option].relative_to(ROOT)) if of_extra else f"conf/{group}/{option}.yaml"
     return option if option.endswith(".yaml") else f"recipes/{option}.yaml"
 
 

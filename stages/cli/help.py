@@ -18,7 +18,7 @@ from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
-from stages.config.blocks.labels import LABELS, Voter
+from stages.config.blocks.labels import Voter
 from stages.config.blocks.sampling import Drawn, Member, OpenAI
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError, suggest
@@ -39,7 +39,7 @@ LISTED = {
 # Options with keys of their own
 OPTIONS_WITH_KEYS = [("data", "verifiable"), ("template", "file"), ("sft", "default")]
 OPTIONS_WITH_KEYS += [("sample", "hf"), ("sample", "openai"), ("sample", "file")]
-OPTIONS_WITH_KEYS += [("label", option) for option in LABELS]
+OPTIONS_WITH_KEYS += [("label", option) for option in OPTIONS["label"]]
 # Blocks with the keys of another block, which has their meaning
 LIKE_ANOTHER = re.compile(
     r"(data\.file|reward\.source)\.(?!path$)|label\.(judge|reward_model|human)\."
@@ -146,7 +146,7 @@ def option_rows(group: str, option: str) -> list[Row]:
     """Return the rows of the keys that only this option of a group has."""
     prefix = f"{settings.block_of(group)}."
     kind = OPTIONS[group][option]
-    in_conf = recipes.settings_in_conf(group, option)
+    in_conf = recipes.settings_of_option(group, option)
     values = flat(OmegaConf.merge(OmegaConf.structured(kind), in_conf), prefix)
     is_default = settings.default_options()[group] == option
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})

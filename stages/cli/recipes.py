@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from stages.cli import value_types
 from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
-from stages.cli.settings import default_options
+from stages.cli.settings import default_options, option_files, package_of
 from stages.cli.spelling import is_inside
 from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, RunConfig
@@ -82,13 +82,20 @@ def register(typed: Mapping[str, str]) -> None:
 
 @cache
 def register_schema() -> None:
-    """Register the classes of the configuration with Hydra, and the resolver of `oc.env`, once in a process."""
+    """Register the classes of the configuration and the options of extras with Hydra, and the resolver of `oc.env`,
+    once in a process."""
     hide_environment()
     store = ConfigStore.instance()
     store.store(name="schema", node=RunConfig)
     for group, options in OPTIONS.items():
         for option, kind in options.items():
             store.store(group="schema", name=f"{Path(group).name}_{option}", node=kind)
+    for group, files in option_files().items():
+        for file in files:
+            # Hydra finds those of conf/ itself
+            if not file.is_relative_to(CONF):
+                package = package_of(file) or None
+                store.store(file.stem, OmegaConf.load(file), group, package)
 
 
 def recipes_of_line(typed: Mapping[str, str]) -> dict[str, DictConfig]:
@@ -170,7 +177,7 @@ def toy_layer(recipe: DictConfig, typed: Mapping[str, str]) -> DictConfig:
 def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
     """Return the numbers of generated prompts by group: the recipe's own, with a limit. Tasks take the place of
     sources."""
-    of_option = settings_in_conf("data", own_option(recipe, "data"))
+    of_option = settings_of_option("data", own_option(recipe, "data"))
     data: Any = OmegaConf.merge(of_option, recipe.get("data") or {})
     own_counts = data.get("tasks") or {}
     counts = {
@@ -181,13 +188,13 @@ def toy_prompt_counts(recipe: DictConfig) -> dict[str, int]:
     return counts
 
 
-def settings_in_conf(group: str, option: str) -> DictConfig:
-    """Return the keys of an option of a group, in conf/, with those of the option that it is based on."""
-    keys = OmegaConf.load(CONF / group / f"{option}.yaml")
+def settings_of_option(group: str, option: str) -> DictConfig:
+    """Return the keys of an option of a group, with those of the option that it is based on."""
+    files = {path.stem: path for path in option_files()[group]}
+    keys = OmegaConf.load(files[option])
     assert isinstance(keys, DictConfig)
-    names = {path.stem for path in (CONF / group).glob("*.yaml")}
-    bases = [entry for entry in keys.pop("defaults", []) if entry in names]
-    merged = OmegaConf.merge(*(settings_in_conf(group, base) for base in bases), keys)
+    bases = [entry for entry in keys.pop("defaults", []) if entry in files]
+    merged = OmegaConf.merge(*(settings_of_option(group, base) for base in bases), keys)
     assert isinstance(merged, DictConfig)
     return merged
 

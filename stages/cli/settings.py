@@ -15,7 +15,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages.config.limits import LIMIT, ONLY_PIPELINE_SETS
+from stages.config.extras import conf_folders
+from stages.config.limits import LIMIT, is_typable
 from stages.config.schema import CONF, GROUPS, OPTIONS, RunConfig
 
 TYPES: dict[Any, str] = {
@@ -81,7 +82,7 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
     """Yield the keys of a block that a user can type, and those of the blocks inside it."""
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        if ONLY_PIPELINE_SETS in field.metadata:  # no user can type it
+        if not is_typable(field):
             continue
         key, hint = f"{prefix}{field.name}", hints[field.name]
         parts = [part for part in parts_of(hint) if part is not type(None)]
@@ -150,8 +151,7 @@ def comments_in_conf() -> dict[str, str]:
     for group, files in option_files().items():
         default = CONF / group / f"{options.get(group)}.yaml"
         for path in [*files, default]:  # the last comment on a key counts
-            package = re.search(r"# @package (\S+)", path.read_text(encoding="utf-8"))
-            block = package[1] if package else block_of(group)
+            block = package_of(path) or block_of(group)
             if block != "_global_":
                 comments |= with_block(block, comments_in_file(path))
             elif path == default:
@@ -198,11 +198,23 @@ def leading_comment(lines: list[str]) -> list[str]:
 
 @cache
 def option_files() -> dict[str, list[Path]]:
-    """Return the files of each group's options, by the group."""
+    """Return the files of each group's options, by the group: those of conf/ and of extras."""
     files: dict[str, list[Path]] = {}
-    for path in sorted(CONF.rglob("*/*.yaml")):
-        files.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path)
-    return files
+    for folder in (CONF, *conf_folders()):
+        for path in folder.rglob("*/*.yaml"):
+            files.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
+    return {group: sorted(files[group], key=option_of) for group in sorted(files)}
+
+
+def option_of(path: Path) -> str:
+    """Return the option of a group that a file is."""
+    return path.stem
+
+
+def package_of(path: Path) -> str:
+    """Return the block that an option's file fills by its line `# @package`; '' for the block of its group."""
+    package = re.search(r"# @package (\S+)", path.read_text(encoding="utf-8"))
+    return package[1] if package else ""
 
 
 @cache

@@ -11,10 +11,10 @@ Object = StrEnum("Object", "run model evaluation store nothing")
 
 
 class Block:
-    """Settings of a command. Other classes of settings may serve, too, if types and limits refuse all that is wrong."""
+    """Settings of an extra. Other classes of settings may serve, too, if types and limits refuse all that is wrong."""
 
     def validate(self, is_target: bool) -> None:
-        """Raise UserError for settings that cannot work, `is_target`: for this command, which is the one typed."""
+        """Raise UserError for settings that cannot work, `is_target`: for the block's command, which is the one typed."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """The commands: values of `stage` that build no node. They inspect the store, or use its nodes.
 
-`plan` is in `stages/commands/`. Each folder of `stages/extras/` adds a command, and no other file names it."""
+`plan` is in `stages/commands/`. The record of a folder of `stages/extras/` adds a command, and no other file names it."""
 
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from stages.config.command_record import Command, Object
-from stages.config.installation import PACKAGE
+from stages.config.extras import recorded
 from stages.config.stage_table import Phase
 
 # `stages/commands/NAME.py` has the `run` of each
@@ -17,17 +16,7 @@ CORE: Mapping[str, Command] = {
 }
 
 
-def read_extras(folder: Path) -> dict[str, Command]:
-    """Return the command of each folder of extras, by the folder's name."""
-    records = dict[str, Command]()
-    for file in sorted(folder.glob("*/__init__.py")):
-        name = file.parent.name
-        records[name] = importlib.import_module(f"stages.extras.{name}").COMMAND
-    return records
-
-
-EXTRAS: Mapping[str, Command] = read_extras(PACKAGE / "extras")
-COMMANDS: Mapping[str, Command] = {**CORE, **EXTRAS}
+COMMANDS: Mapping[str, Command] = {**CORE, **recorded("COMMAND")}
 
 
 def commands_on(*objects: Object) -> tuple[str, ...]:
@@ -42,6 +31,7 @@ def commands_in(phase: Phase) -> tuple[str, ...]:
 
 def import_run(name: str) -> Callable[..., Any]:
     """Return the function `run` of a command. Its module may load torch."""
-    module = f"stages.extras.{name}.command" if name in EXTRAS else f"stages.commands.{name}"
+    is_core = name in CORE
+    module = f"stages.commands.{name}" if is_core else f"stages.extras.{name}.command"
     run: Callable[..., Any] = importlib.import_module(module).run
     return run

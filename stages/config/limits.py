@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.errors import UserError, check_all, require_known
+from stages.config.extras import EXTRAS
 from stages.config.renamed import old_value_message
 
 # the highest number of keys whose limit has none: nothing here has so many rows, tokens, seconds or processes
@@ -50,6 +51,7 @@ ONE_OF = "one of"
 ONLY_PIPELINE_SETS = "computed"
 NOT_FINGERPRINTED = "neutral"
 OF_EPOCHS = "epochs"
+MISSING_EXTRA = "extra"
 
 
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
@@ -81,6 +83,20 @@ def neutral(make: Callable[[], Any]) -> Any:
 def internal(default: Any = None) -> Any:
     """Return a field that only the pipeline sets, and that is not part of the fingerprint."""
     return field(default=default, metadata={ONLY_PIPELINE_SETS: default, NOT_FINGERPRINTED: True})
+
+
+def of_extra(extra: str, key: Any) -> Any:
+    """Return a field that only an extra reads. Without the extra no user can type it, and its value enters fingerprints
+    all the same."""
+    if extra in EXTRAS:
+        return key
+    metadata = {**key.metadata, MISSING_EXTRA: extra}
+    return field(default=key.default, default_factory=key.default_factory, metadata=metadata)
+
+
+def is_typable(key: Field[Any]) -> bool:
+    """Return whether a user can type a field."""
+    return key.metadata.keys().isdisjoint((ONLY_PIPELINE_SETS, MISSING_EXTRA))
 
 
 def at_least(low: float, default: Any = MISSING, neutral: bool = False) -> Any:

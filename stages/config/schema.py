@@ -15,16 +15,17 @@ from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
-    JUDGED,
     Answer,
     Benchmark,
     Compared,
     Eval,
     JudgedByLabel,
+    judged_classes,
 )
-from stages.config.blocks.labels import LABELS, Judge, Label, PreferenceFile
+from stages.config.blocks.labels import Judge, Label, PreferenceFile, label_classes
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
+from stages.config.blocks.processes import Launch, Tracker
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
@@ -42,10 +43,10 @@ from stages.config.blocks.training import (
     Training,
 )
 from stages.config.commands import COMMANDS
+from stages.config.extras import recorded
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
-    at_least,
     between,
     computed,
     limited,
@@ -66,8 +67,8 @@ OPTIONS: dict[str, Mapping[str, type]] = {
     "data": DATA,
     "sample": SAMPLES,
     "sft": SFTS,
-    "label": LABELS,
-    "eval/judged": JUDGED,
+    "label": label_classes(),
+    "eval/judged": judged_classes(),
     "template": TEMPLATES,
 }
 GROUPS = {"sft.template": "template"}  # of a block that is not called like its group
@@ -82,9 +83,6 @@ class Report:
     confidence: float = limited(Limit(0.5, 1, below=True))
     # why an examination compares folders alone; '' if nobody gave it preferences
     left_out: str | None = computed(None)
-
-
-TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
 
 @dataclass
@@ -104,38 +102,6 @@ class Examine:
     def models(self) -> list[str]:
         """The trained models: several are named as A,B,C."""
         return [name.strip() for name in (self.model or "").split(",") if name.strip()]
-
-
-@dataclass
-class Tracker:
-    """Where runs are tracked. Each option adds its own: `tracker=[wandb,mlflow]` is both."""
-
-    wandb: bool = False
-    tensorboard: bool = False
-    mlflow: bool = False
-    trackio: bool = False
-    project: str = MISSING
-    entity: str | None = MISSING
-    group: str | None = MISSING
-    upload: bool = MISSING
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in TRACKERS if vars(self)[name]]
-
-
-@dataclass
-class Launch:
-    """The processes that train, sample and score. Several machines share the store; node 0 publishes the result."""
-
-    processes: int = at_least(1)
-    nodes: int = at_least(1)
-    node_rank: int = MISSING
-    rendezvous: str | None = MISSING
-    sharding: choices.Sharding = MISSING
-    address: str | None = MISSING
-    num_gpus: int | None = between(0, 1)
-    max_retries: int = MISSING
 
 
 @dataclass
@@ -414,11 +380,23 @@ class Config:
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in samplers}
 
 
+def with_keys_of_extras(name: str, core: type) -> type:
+    """Return the class of a block of the core with the keys that extras add to it."""
+    classes = [blocks[name] for blocks in recorded("BLOCKS").values() if name in blocks]
+    namespace = {"__module__": __name__, "__doc__": core.__doc__}
+    return make_dataclass(f"Run{core.__name__}", [], bases=(*classes, core), namespace=namespace)
+
+
+RunTracker = with_keys_of_extras("tracker", Tracker)
+RunLaunch = with_keys_of_extras("launch", Launch)
+
+
 def with_further_blocks(core: type[Config]) -> type[Config]:
     """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name."""
+    that `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
-    kinds = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    kinds |= {"tracker": RunTracker, "launch": RunLaunch}
     for name, command in COMMANDS.items():
         if command.block and name not in names:
             kinds[name] = command.block

@@ -185,7 +185,7 @@ class Target(StrEnum):
         "two models' answers, and which is better",
         Phase.evaluation,
         next="eval",
-        absent="Set eval/judged=judge, reward_model, human or ensemble.",
+        absent="Set eval/judged=judge, reward_model or ensemble.",
         settings=("eval.judged",),
         section="judged",
     )

@@ -1,3 +1,3 @@
-"""Folders that may be removed: each holds a command with its settings and words, and nothing imports it.
+"""Folders that may be removed, with their settings, options and words. Nothing imports them.
 
-`stages/config/commands.py` finds the record in a folder's `__init__.py`, which must load nothing heavy."""
+`stages/config/extras.py` finds the record in a folder's `__init__.py`, which must load nothing heavy."""

@@ -21,17 +21,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import Ensemble, Voter
+from stages.config.blocks.labels import PEOPLE, Ensemble, Voter
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.gated_scores import scores_of_passing
-from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.making import make_labeler
-from stages.labelers.people import answer_rows
-from stages.labelers.people.questions import Question, mark_shared, question
-from stages.labelers.people.server import collect_answers
+from stages.labelers.questions import AsksPeople, Question, mark_shared, question
+from stages.store import plugins
 from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.workspace import StageDir
 
@@ -399,15 +397,15 @@ class EnsembleLabeler(Labeler):
         }
         by_id = {q.id: q for q in questions.values()}
         shared = mark_shared([*by_id.values()], self.cfg.human)
-        session = collect_answers(shared, self.cfg.human_block, self.out)
+        people = plugins.load_class("labelers", PEOPLE, AsksPeople)  # type: ignore[type-abstract]
+        answers = people.ask(shared, self.cfg.human_block, self.out)
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():
-            needed = session.questions[asked_question.id].needed
-            answers = answer_rows.answers_to(asked_question, session, needed)
-            [verdict] = question_judgements(asked_question, answers)
+            [verdict] = answers[asked_question.id]
             if (preference := verdict.preference) is None:  # all people skipped the question
                 continue
-            if verdict.a != ids[0]:
+            # the question of other candidates with these texts has them in the same order
+            if asked_question.candidates[0].candidate_id != ids[0]:
                 preference = {"a": "b", "b": "a"}.get(preference, "tie")
             if ids in audited:
                 people_verdicts[ids] = preference

@@ -66,7 +66,8 @@ def without_thought(candidate: Candidate) -> Candidate:
 
 
 class Labeler(ABC):
-    """A judge of candidates. Each file in this folder has one subclass; `label=NAME` is the name of the file. A
+    """A judge of candidates. Each file in this folder has one subclass; `label=NAME` is the name of the file, or
+    of an extra with a `labeler.py`. A
     user-defined labeler (`label=own`) is constructed with the options of its block, and needs `name` and `judge`."""
 
     name: str  # written into every judgement

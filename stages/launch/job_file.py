@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stages.config.blocks.labels import LABELS
+from stages.config.blocks.labels import label_classes
 from stages.config.blocks.training import Drawing
 from stages.config.errors import (
     LimitReached,
@@ -51,7 +51,7 @@ def read_block(kind: type, config: dict[str, Any]) -> Any:
     """Return a block of the configuration from its JSON. The label in it has the class of its labeler."""
     block = OmegaConf.structured(kind)
     if issubclass(kind, Drawing):
-        block.label = LABELS[config["label"]["labeler"]]
+        block.label = label_classes()[config["label"]["labeler"]]
     return OmegaConf.to_object(OmegaConf.merge(block, config))
 
 

@@ -18,12 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
+from stages.config.blocks.processes import Launch
 from stages.config.errors import LimitReached, UserError
-from stages.config.schema import Launch
-from stages.hardware import machine
+from stages.launch.cluster import Cluster, find_cluster
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
-from stages.launch.ray_tasks import run_tasks
 from stages.store import stage_sources
 from stages.store.allowance import Allowance
 from stages.store.blocks import Block, locks_hold
@@ -53,21 +51,15 @@ def runtime_of(node: Node) -> Any:
 
 
 def let_workers_divide(launch: Launch, node: Node, inputs: dict[str, Path], out: StageDir) -> Any:
-    """Return the config of a stage that this process runs. If its runtime asks for several processes, or `launch` for
-    Ray, the stage may divide its items among workers (`out.divide`)."""
+    """Return the config of a stage that this process runs. If its runtime asks for several processes, or `launch` for a
+    cluster, the stage may divide its items among workers (`out.divide`)."""
     config = node.config
-    runtime = runtime_of(node)
-    by_ray = launch.address is not None and isinstance(runtime, SamplingRuntime | ScoringRuntime)
-    if by_ray:
-        gpus = launch.num_gpus
-        if gpus is None:
-            gpus = int(runtime.device != "cpu" and machine.may_have_gpu())
-        launch = replace(launch, num_gpus=gpus)
-        if not gpus:  # tasks have the device of this process
-            config = replace(config, runtime=replace(runtime, device="cpu"))
-    if by_ray or world_size(node) > 1:
+    cluster = find_cluster(launch, runtime_of(node))
+    if cluster:
+        config = replace(config, runtime=cluster.runtime)
+    if cluster or world_size(node) > 1:
         job = describe_job(launch, node, config, inputs, out) | {"divides": True}
-        out.divide = partial(divide, launch, out / SCRATCH, job)
+        out.divide = partial(divide, launch, cluster, out / SCRATCH, job)
     return config
 
 
@@ -124,17 +116,18 @@ def describe_job(
 
 def divide(
     launch: Launch,
+    cluster: Cluster | None,
     scratch: Path,
     job: dict[str, Any],
     blocks: Sequence[Block[Any]],
     poll: Callable[[], None],
 ) -> None:
-    """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `train_in_workers` does. Other nodes may join
+    """Run workers or a cluster's tasks that divide blocks, until all are done. Raise as `train_in_workers` does. Other nodes may join
     while the job file exists. Workers go on if the parent is killed, and the next command reads their shards."""
     write_job(scratch, job)
     try:
-        if launch.address:
-            return run_tasks(launch, scratch / JOB, blocks, poll)
+        if cluster:
+            return cluster.run_tasks(scratch / JOB, blocks, poll)
         if not locks_hold(scratch):
             log.info(
                 "%s: locks do not hold there, so each process has the blocks of its rank.", scratch

@@ -3,7 +3,9 @@ Every number comes with the prompts or pairs that it is about."""
 
 from collections.abc import Sequence
 
+from stages.config.blocks.labels import PEOPLE
 from stages.config.commands import COMMANDS
+from stages.config.extras import EXTRAS
 from stages.evaluation import claims
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
@@ -242,7 +244,8 @@ def next_steps(
         )
     if "learnt" in results.gives_verdict and results.learnt:
         if not results.judged:
-            words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
+            people = f", or people (eval/judged={PEOPLE})" if PEOPLE in EXTRAS else ""
+            words = f"Pairs do not show if answers are better. Ask a judge{people}:"
             steps.append((words, f"{run} {JUDGE}"))
         if results.learnt.claimed.pairs < FEWEST_PAIRS:
             key = "pairs" if "pairs" in evaluation["inputs"] else "unpaired"

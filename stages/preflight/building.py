@@ -2,6 +2,7 @@
 
 Of row files only the first rows are read, except for people's answers and known labels."""
 
+import importlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,8 +12,6 @@ from tempfile import TemporaryDirectory
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.evaluation import Answer, Benchmark
 from stages.config.blocks.labels import (
-    Ensemble,
-    Human,
     Judge,
     Label,
     OwnLabeler,
@@ -23,6 +22,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
 from stages.config.blocks.training import DPO, GRPO, Drawing, Training
 from stages.config.errors import Errors, UserError
+from stages.config.extras import extras_with
 from stages.config.schema import Config
 from stages.config.stage_table import Target
 from stages.hardware import machine
@@ -34,6 +34,8 @@ from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
+
+Checks = dict[Callable[[Node, Store], None], tuple[type, ...]]
 
 
 def require_rows_of_files(node: Node, store: Store) -> None:
@@ -100,21 +102,6 @@ def require_known_labels(node: Node, store: Store) -> None:
         raise UserError(f"{key}={known}: every `known` in it is empty. Fill some in.")
 
 
-def require_answers_of_people(node: Node, store: Store) -> None:
-    """Raise UserError if the file of people's answers does not exist or has no answers."""
-    people = node.config.asked_people
-    if people is None or not people.answered:
-        return
-    from stages.labelers.people import answer_rows
-
-    setting = f"{people.block}.answered={people.answered}"
-    file = plugins.user_path(people.answered)
-    if not file.is_file():
-        raise UserError(f"{setting}: the file does not exist. Correct the path.")
-    if not any(answer for _, answer in answer_rows.parse_answers(file, f"{people.block}.answered")):
-        raise UserError(f"{setting}: has no answers. Fill in its empty fields, or leave it out.")
-
-
 def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
     """Raise one UserError for everything that nodes lack which are not in the store. Only the first machine checks."""
     if cfg.launch.node_rank > 0:
@@ -131,7 +118,7 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
         if isinstance(node.config, Drawing):
             blocks += node.config.scorer.parts  # which score its completions
         for block in blocks:
-            for check, block_types in CHECKS.items():
+            for check, block_types in all_checks().items():
                 if isinstance(block, block_types):
                     with errors:
                         check(replace(node, config=block), store)
@@ -248,17 +235,23 @@ def require_device(node: Node, store: Store) -> None:
 
 
 # By check: the blocks whose nodes need it
-CHECKS: dict[Callable[[Node, Store], None], tuple[type, ...]] = {
+CHECKS: Checks = {
     user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler, DPO, GRPO),
     user_files.require_vllm: (Answer, Drawn, Drawing),
     user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),
     servers.require_endpoints: (OpenAI, Judge),
-    servers.require_page_for_people: (Human, Ensemble),
     require_rows_of_files: (OneSource, PreferenceFile, CandidateFile),
-    require_answers_of_people: (Human, Ensemble),
     require_known_labels: (Label,),
     require_accepted_arguments: (Training,),
     require_device: (object,),
 }
+
+
+def all_checks() -> Checks:
+    """Return the checks with the blocks whose nodes need them, with those of extras."""
+    checks = CHECKS.copy()
+    for name in extras_with("preflight.py"):
+        checks |= importlib.import_module(f"stages.extras.{name}.preflight").CHECKS
+    return checks

@@ -1,15 +1,13 @@
-"""Checks of packages, processes and trackers, which only this machine has or lacks; and of commands' settings."""
+"""Checks of packages, processes and trackers, which only this machine has or lacks; and of extras' settings."""
 
 import re
 from importlib.util import find_spec
 
 from stages.config.choices import Sharding
 from stages.config.command_record import Block
-from stages.config.commands import COMMANDS
 from stages.config.errors import UserError
 from stages.config.installation import install_command, version
 from stages.config.schema import Config
-from stages.hardware import machine
 
 NOT_A_WORD = re.compile(r"[/\\#?%:]|^\.")  # trackers make a folder of it
 
@@ -49,24 +47,6 @@ def validate_sharding(cfg: Config) -> None:
         raise UserError("launch=fsdp needs PyTorch 2.13. Install it, or use launch=zero3.")
 
 
-def validate_ray(cfg: Config) -> None:
-    """Raise UserError if Ray is missing, its address is wrong, or it would need several nodes or a GPU that this machine
-    lacks."""
-    launch = cfg.launch
-    if not launch.address:
-        return
-    if find_spec("ray") is None:
-        raise UserError(f"launch.address={launch.address} needs Ray: {install_command('ray')}.")
-    if launch.address != "auto" and not is_host_and_port(launch.address):
-        raise UserError(f"launch.address={launch.address} is neither auto nor HOST:PORT.")
-    if launch.nodes > 1:
-        raise UserError(f"launch.nodes={launch.nodes}: Ray has the nodes. Use launch.nodes=1.")
-    if launch.num_gpus and not machine.may_have_gpu():
-        raise UserError(
-            f"launch.num_gpus={launch.num_gpus}: this machine shows no GPU, and tasks use its kind of device. Use 0."
-        )
-
-
 def validate_trackers(cfg: Config) -> None:
     """Raise UserError for a tracker that is not installed, or a project or group that is not one word."""
     project, group = cfg.tracker.project, cfg.tracker.group
@@ -87,9 +67,8 @@ def validate_check_packages(cfg: Config) -> None:
             raise UserError(f"check: math needs math-verify: {install_command('math')}.")
 
 
-def validate_commands(cfg: Config) -> None:
-    """Raise UserError for settings of commands that cannot work."""
-    for name in COMMANDS:
-        block = vars(cfg).get(name)
+def validate_extras(cfg: Config) -> None:
+    """Raise UserError for settings of extras that cannot work."""
+    for name, block in vars(cfg).items():
         if isinstance(block, Block):
             block.validate(is_target=cfg.stage == name)

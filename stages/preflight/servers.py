@@ -1,8 +1,7 @@
-"""Checks of endpoints (keys, packages, no secret in the configuration) and of the address of the page for people."""
+"""Checks of endpoints: keys, packages, and no secret in the configuration."""
 
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -129,26 +128,3 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
         raise UserError(
             f"{key}.api_key_env={variable}: this environment variable is missing or empty. Set it: export {variable}=KEY"
         )
-
-
-def require_page_for_people(node: Node, store: Store) -> None:
-    """Raise UserError if the page for people lacks a package, or cannot listen at its address and no running command
-    serves it."""
-    people = node.config.asked_people
-    if people is None or store.is_locked(node.stage, node.fingerprint):
-        return  # a locked node is served by a running command
-    if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise UserError(
-            f"{people.block}: the page for people needs starlette and uvicorn: {install_command('people')}."
-        )
-    host, port = people.runtime.host, people.runtime.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's server does
-            probe.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", error)
-        raise UserError(
-            f"{people.block}.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 and host=127.0.0.1."
-        ) from error

@@ -1,7 +1,7 @@
 """Plugins: classes that a word of the configuration names (`label.labeler=verifier`), and the user's own code.
 
-The words of a package are the names of its files that define a class of one kind (`Labeler`). The files are searched
-without an import, so that a wrong word is refused at once. The user's own code is a Python file outside the project.
+The words of a package are the names of its files that define a class of one kind (`Labeler`), and those of the extras
+with a file for it. The files are searched without an import, so that a wrong word is refused at once. The user's own code is a Python file outside the project.
 The store keeps a copy of it under its SHA-256, and runs this copy."""
 
 import hashlib
@@ -19,19 +19,28 @@ from typing import Any, TypeVar
 
 from stages.config.blocks.models import Own
 from stages.config.errors import LimitReached, UserError
+from stages.config.extras import extras_with
 from stages.config.installation import ROOT
 from stages.store import safe_files
 
 Kind = TypeVar("Kind")
 COPY = "own.py"  # the copy of the user's file in the node
 MAX_BYTES = 1 << 24
+# By package, the file of an extra whose class takes the extra's name as its word
+FILES_OF_EXTRAS = {"tracking": "tracker.py", "launch": "cluster.py", "labelers": "labeler.py"}
 
 
 def plugin_words(package: str, kind: str) -> list[str]:
     """Return the names of a package's files that define a `kind`: `plugin_words("labelers", "Labeler")`."""
     derived = re.compile(rf"^class \w+\((?:.*\W)?{kind}\W", re.MULTILINE)
     paths = sorted((ROOT / "stages" / package).glob("*.py"))
-    return [path.stem for path in paths if derived.search(path.read_text(encoding="utf-8"))]
+    words = [path.stem for path in paths if derived.search(path.read_text(encoding="utf-8"))]
+    return sorted([*words, *words_of_extras(package)])
+
+
+def words_of_extras(package: str) -> list[str]:
+    """Return the words of a package that extras add."""
+    return extras_with(FILES_OF_EXTRAS[package]) if package in FILES_OF_EXTRAS else []
 
 
 def label_task_names() -> list[str]:
@@ -40,8 +49,11 @@ def label_task_names() -> list[str]:
 
 
 def load_class(package: str, word: str, kind: type[Kind]) -> type[Kind]:
-    """Return the class of this kind in a file of a package."""
-    module = importlib.import_module(f"stages.{package}.{word}")
+    """Return the class of this kind in a file of a package, or of the extra of that name."""
+    place = f"{package}.{word}"
+    if word in words_of_extras(package):
+        place = f"extras.{word}.{Path(FILES_OF_EXTRAS[package]).stem}"
+    module = importlib.import_module(f"stages.{place}")
     classes = [
         each for each in vars(module).values() if isinstance(each, type) and issubclass(each, kind)
     ]

@@ -27,24 +27,25 @@ RECORD = "store/stage_sources.json"
 SOURCE_FILE = re.compile(r"(\w+/)*(\w+\.py|\w+(\.\w+)?\.(yaml|jinja|html|jsonl))")
 # Folders of a wheel's package that hold no source. Settings are in the nodes of the graph.
 NO_SOURCE = ("conf", "recipes", "docs")
-# The code that calls `run` of every stage: in this process, in a worker, in a task of Ray. What it imports from other
-# packages than RUNNING does not count, since it serves all stages.
+# The code that calls `run` of every stage: in this process, in a worker, in a task of a cluster. What it imports from
+# other packages than RUNNING does not count, since it serves all stages.
 RUNS_STAGES = (
     "pipeline/build.py:build_node",
     "launch/processes.py:train_in_workers",
     "launch/processes.py:let_workers_divide",
     "launch/agent.py:main",
     "launch/worker.py:main",
-    "launch/ray_tasks.py:compute_block",
 )
 RUNNING = ("launch/", "hardware/")
+CLUSTERS = "extras/*/cluster.py"
 # Files that a file reads, imports or starts by their name or folder. No import statement names them.
 LOADED_BY_NAME = {
     "answer.py": "samplers/*.py",
     "evaluation/engine.py": "evaluation/lm_eval_driver.py",
     "formats/phrased.py": "formats/tasks/*.yaml",
     "labelers/making.py": "labelers/*.py",
-    "labelers/people/server.py": "labelers/people/page.html",
+    "labelers/labeler.py": "extras/*/labeler.py",
+    "launch/cluster.py": CLUSTERS,
     "models/chat_templates.py": "models/templates/*.jinja",
     "models/model_card.py": "models/model_card.md.jinja",
     "pages/environment.py": "pages/*.jinja",
@@ -63,6 +64,7 @@ OPTIONS = {
     "config/blocks/sampling.py:Sample": ("config/blocks/sampling.py:SAMPLES",),
     "config/blocks/training.py:FirstModel": ("config/blocks/training.py:SFTS",),
 }
+EXTRAS = "extras/"  # a folder that may be removed
 NOTHING_RECORDED: Mapping[str, Any] = {"stages": {}, "files": {}}
 MISSING = Part("missing")
 MOST_NAMED = 5  # files in a line
@@ -139,17 +141,36 @@ class Sources:
             recorded: str = self.record["stages"][stage]["source"]
             return recorded
         if stage not in self._digests:
-            digests = [(ref, part.digest) for ref, part in sorted(self.source(stage).items())]
-            self._digests[stage] = short_digest(json.dumps(digests))
+            edited_in_extras = {
+                ref: part
+                for ref, part in self.source_in_extras(stage).items()
+                if part != self.recorded_part(ref)
+            }
+            self._digests[stage] = digest_of(self.core_source(stage) | edited_in_extras)
         return self._digests[stage]
 
     def source(self, stage: str) -> dict[str, Part]:
         """Return the parts of a stage's source by name. Raise UserError if one is missing or cannot be parsed."""
+        return self.core_source(stage) | self.source_in_extras(stage)
+
+    def core_source(self, stage: str) -> dict[str, Part]:
+        """Return the parts of a stage's source that are there without any extra."""
+        return self.parts_reached([f"{stage}.py", *RUNS_STAGES], with_extras=False)
+
+    def source_in_extras(self, stage: str) -> dict[str, Part]:
+        """Return the parts of a stage's source that extras add. They count where they differ from the record: to remove
+        an extra edits no stage."""
+        core = self.core_source(stage)
+        reached = self.parts_reached([f"{stage}.py", *RUNS_STAGES], with_extras=True)
+        return {ref: part for ref, part in reached.items() if ref not in core}
+
+    def parts_reached(self, refs: list[str], with_extras: bool) -> dict[str, Part]:
+        """Return the parts with these names, and all that they use."""
         parts = dict[str, Part]()
-        waiting = [f"{stage}.py", *RUNS_STAGES]
+        waiting = [*refs]
         while waiting:
             ref = waiting.pop()
-            if ref not in parts:
+            if ref not in parts and (with_extras or not ref.startswith(EXTRAS)):
                 parts[ref] = self.part(ref)
                 waiting += self.parts_used(ref, parts[ref])
         return parts
@@ -157,7 +178,7 @@ class Sources:
     def parts_used(self, ref: str, part: Part) -> Iterator[str]:
         """Yield the names of the parts that a part uses: by its code, by its packages, and by the files that it loads."""
         file = file_of(ref)
-        only_running = file.startswith(("launch/", "pipeline/"))
+        only_running = file.startswith(("launch/", "pipeline/")) or fnmatchcase(file, CLUSTERS)
         for used in part.refs:
             if not only_running or used.startswith(RUNNING):
                 yield used
@@ -167,9 +188,13 @@ class Sources:
             if package in self.known_files:  # Python runs it before the file
                 yield package
         yield from OPTIONS.get(ref, ())
+        if file.startswith(EXTRAS) and len(folders) > 1:
+            folder = "/".join(folders[:2])
+            yield from (known for known in self.signatures if is_text_of(folder, known))
         if file in LOADED_BY_NAME:
             for known in self.known_files:
-                if fnmatchcase(known, LOADED_BY_NAME[file]):
+                is_removed_extra = known.startswith(EXTRAS) and known not in self.signatures
+                if fnmatchcase(known, LOADED_BY_NAME[file]) and not is_removed_extra:
                     yield known
 
     def part(self, ref: str) -> Part:
@@ -208,7 +233,7 @@ class Sources:
         stages = dict[str, Any]()
         parts = dict[str, Part]()
         for stage, version in versions.items():
-            stages[stage] = {"version": version, "source": self.digest(stage)}
+            stages[stage] = {"version": version, "source": digest_of(self.core_source(stage))}
             parts |= self.source(stage)
         files = dict[str, Any]()
         for ref, part in sorted(parts.items()):
@@ -251,6 +276,12 @@ def read_record(folder: Path) -> Mapping[str, Any]:
     return record  # type: ignore[no-any-return]  # a dict, as the keys above show
 
 
+def digest_of(parts: Mapping[str, Part]) -> str:
+    """Return the digest of parts by name."""
+    digests = [(ref, part.digest) for ref, part in sorted(parts.items())]
+    return short_digest(json.dumps(digests))
+
+
 def line_of_part(part: Part) -> str:
     """Return the line of a record for a part."""
     return " ".join([part.digest, *part.refs])
@@ -265,6 +296,12 @@ def part_in_line(line: str) -> Part:
 def file_of(ref: str) -> str:
     """Return the file of a part."""
     return ref.partition(":")[0]
+
+
+def is_text_of(folder: str, file: str) -> bool:
+    """Return whether a file is a text of an extra's folder: neither code nor an option of a group."""
+    is_inside = file.startswith(f"{folder}/") and not file.startswith(f"{folder}/conf/")
+    return is_inside and not file.endswith(".py")
 
 
 def is_loaded_by_name(file: str) -> bool:

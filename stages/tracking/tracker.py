@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.config.blocks.processes import Tracker
 from stages.config.errors import LimitReached
-from stages.config.schema import Tracker
 from stages.store import plugins
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -36,8 +36,9 @@ class Attempt:
 
 
 class Run:
-    """The run of one attempt in one tracker. The tracker's name is that of the file with the derived class. The methods
-    are called in this order; what a tracker has no place for is left out. They may fail: the run then lacks a part."""
+    """The run of one attempt in one tracker. The derived class is in the file with the tracker's name, or in `tracker.py`
+    of an extra with that name. The methods are called in this order; what a tracker has no place for is left out. They
+    may fail: the run then lacks a part."""
 
     def __init__(self, attempt: Attempt, files: Path, settings: Tracker):
         """Start the run. `files` is the tracker's own folder in the store, `outputs/cache/NAME`."""

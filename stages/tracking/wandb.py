@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from stages.config.blocks.processes import Tracker
 from stages.config.errors import UserError
-from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.tracking.tables import Table
 from stages.tracking.tracker import Attempt, Run

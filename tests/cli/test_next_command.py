@@ -10,6 +10,7 @@ from stages.cli import compose
 from stages.cli.main import next_command
 from stages.cli.typed_line import job_line, line_of_job, read_line
 from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from stages.config.schema import Config
 from stages.config.stage_table import Target
 from stages.pipeline.graph import requested_nodes, wire_graph
@@ -67,10 +68,11 @@ LINES = {
 RARER = {
     "recipe=demo": {"data": "sft", "select": "sft", "sft": "sample", "dpo": "eval"},
     f"recipe=tiny {SOURCE} {JUDGE}": {"source": "data", "dpo": "eval", "eval": "report"},
-    "recipe=tiny eval/judged=human": {"dpo": "eval", "versus": "eval"},
     f"recipe=tiny sample=file sample.file=ROWS {JUDGE}": {"sample": "label", "label": "pairs"},
     "recipe=zephyr_7b scale=toy": {},
 }
+if "human" in EXTRAS:
+    RARER["recipe=tiny eval/judged=human"] = {"dpo": "eval", "versus": "eval"}
 
 
 def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:

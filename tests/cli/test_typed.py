@@ -110,7 +110,7 @@ def test_a_key_typed_with_the_recipes_own_value_changes_nothing(name: str) -> No
     [
         ((), None),
         (("dpo.beta=0.05", "pairs=random", "sft=default", "label.audit=20"), None),
-        (("sample=vllm", "data.tasks.preference=200", "eval/judged=human"), None),
+        (("sample=vllm", "data.tasks.preference=200", "eval/judged=own"), None),
         ((SOURCE,), "data.sources"),
         (("data.sources=[]", "label.path=null"), None),
         (("label=judge,verifier", "-m"), "label=judge,verifier"),

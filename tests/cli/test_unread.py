@@ -11,22 +11,23 @@ from stages.cli.interpolations import interpolated_keys
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from tests.helpers import TINY, composed, inside, refuse_unread, refused, settings
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 # Keys that the class of an option does not have, with the options to choose instead.
 OF_OTHERS = [
     (f"label.path={FILE}", "label=dataset or label=reward_model"),
-    ("eval.judged.seed=1", "eval/judged=judge or eval/judged=human"),
+    ("eval.judged.seed=1", "eval/judged=judge" + " or eval/judged=human" * ("human" in EXTRAS)),
     ("sample.columns={prompt:q}", "sample=file"),
     ("sft.learning_rate=1e-4 sft=none", "sft=default"),
 ]
 # Typed arguments, of which nothing reads the first, and the arguments with which it is read.
 UNREAD = [
-    ("unpaired.threshold=0.5 label=human align=kto", "label=verifier"),
+    ("unpaired.threshold=0.5 label=judge align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
     ("benchmark.limit=5", "benchmark.tasks=[x]"),
-    ("eval.judged.against=[base]", "eval/judged=human"),
+    ("eval.judged.against=[base]", "eval/judged=judge"),
     ("reward.source.format=kto stage=reward", f"reward.source.path={FILE}"),
     ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
@@ -116,7 +117,7 @@ def test_a_key_without_the_value_that_it_needs_is_refused(typed: str, way_out: s
     [
         "sample.runtime.batch_size=8 align=grpo sft.demonstrations=selected",
         "label.seed=1 label=judge align=none sft.demonstrations=selected",
-        "data.form.unicode=NFC eval/judged=human eval.judged.source=[{path:README.md}]",
+        "data.form.unicode=NFC eval/judged=judge eval.judged.source=[{path:README.md}]",
     ],
 )
 def test_what_demonstrations_and_judged_prompts_read_is_taken(typed: str) -> None:

@@ -16,6 +16,7 @@ from stages.config import limits
 from stages.config.blocks.data import Source
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
 from tests.helpers import TINY, refused, settings
@@ -70,7 +71,6 @@ NAMES = [
     "tracker.entity",
     "tracker.group",
     "launch.rendezvous",
-    "launch.address",
     "gate.against",
     "data.file.path",
     "reward.source.path",
@@ -93,13 +93,20 @@ NAMES = [
     "label.licence",
     "data.form.system_prompts",
 ]
-OF_EXTRAS = ("compare.sweep", "chat.runtime.python", "export.repo", "convert.file")
+OF_EXTRAS = (
+    "launch.address",
+    "compare.sweep",
+    "chat.runtime.python",
+    "export.repo",
+    "convert.file",
+)
 NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]
-OF_LABELERS += ["instructions", "reasons", "answered", "runtime.host"]
+OF_PEOPLE = ["instructions", "reasons", "answered", "runtime.host"]
 OF_LABELERS += ["judge.known", "judge.rubric"]
 OF_LABELERS += ["reward_model.known", "reward_model.path", "reward_model.revision"]
-OF_LABELERS += ["human.instructions", "human.reasons", "human.answered", "human.runtime.host"]
+if "human" in EXTRAS:
+    OF_LABELERS += [*OF_PEOPLE, *(f"human.{key}" for key in OF_PEOPLE)]
 NAMES += [f"{block}.{key}" for block in ("label", "eval.judged") for key in OF_LABELERS]
 for objective in OBJECTIVES:
     NAMES += [f"{objective}.trainer.optim", f"{objective}.lora.target_modules"]
@@ -232,7 +239,7 @@ REFUSED = [
         "sft.trainer.",
     ),
     ("tracker=wandb tracker.project=team/project", "tracker.project=team/project"),
-    ("tracker=tensorboard tracker.group=../other", "tracker.group=../other"),
+    ("tracker=wandb tracker.group=../other", "tracker.group=../other"),
     ("dpo.trainer.use_cache=true", "only the dpo stage sets"),
     ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "keyword argument 'num_cycle'"),
     ("dpo.trainer.lr_scheduler_type=cosine_with_min_lr", "One of min_lr or min_lr_rate"),
@@ -324,7 +331,7 @@ REFUSED = [
     ("report.side_by_side=2000000000", "from 0 to 1,000,000,000."),
     ("model.path=../nowhere", "model.path=../nowhere: there is no such file or folder."),
     ("label=dataset label.path=a..b/c", "label.path=a..b/c: there is no such file or folder."),
-    ("tracker=tensorboard tracker.group=..", "tracker.group=..: "),
+    ("tracker=wandb tracker.group=..", "tracker.group=..: "),
     ("data=nan", "data=nan does not exist."),
     ("scale=-inf", "scale=-inf does not exist."),
     ("label=[1,2]", "label=1 does not exist."),
@@ -348,7 +355,7 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "sft.epochs=0.25 dpo.epochs=2.5",
         "sft.template.resize=true control=0",
         "dpo.beta='0.1' seeds=['3',7]",
-        "tracker=[wandb,tensorboard]",
+        "tracker=[none,wandb]",
         # peft's names may begin anywhere
         "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",
         "sft.trainer.lr_scheduler_type=cosine_with_min_lr sft.trainer.lr_scheduler_kwargs={min_lr_rate:0.1}",

@@ -9,11 +9,9 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.evaluation import JudgedByJudge
 from stages.config.blocks.labels import Ensemble, Judge, Label, OwnLabeler
 from stages.config.blocks.models import Own
-from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from stages.labelers.labeler import Pool
 from stages.labelers.making import make_labeler
-from stages.labelers.people import answer_rows
-from stages.labelers.people.session import Session
 from stages.store.records import Candidate
 from stages.store.source_files import pin
 from tests.helpers import TINY, extended_but, refused
@@ -39,6 +37,8 @@ NAMED_BY_LINE = {
     f"{WHOLE} BLOCK.people=2 BLOCK.human.reasons=[a,a]": "BLOCK.human.reasons",
     f"{WHOLE} BLOCK.reward_model.path=x": "BLOCK.members",
 }
+if "human" not in EXTRAS:
+    NAMED_BY_LINE = {line: named for line, named in NAMED_BY_LINE.items() if "human" not in line}
 
 
 @pytest.mark.parametrize(("group", "block"), [("label", "label"), ("eval/judged", "eval.judged")])
@@ -76,16 +76,3 @@ def test_code_of_the_user_is_named_by_its_block(
     with caplog.at_level(logging.INFO):
         list(make_labeler(cfg, work(tmp_path)).judge_all(Pool([prompt("p")], candidates)))
     assert "eval.judged.own: " in caplog.text
-
-
-def test_a_file_of_answers_is_named_by_the_block_of_people(tmp_path: Path) -> None:
-    session = Session([], [], tmp_path / "people", "eval.judged.human")
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text("{}\n")
-    with pytest.raises(UserError, match=r"^eval\.judged\.human\.answered="):
-        answer_rows.read(answers, session)
-    out = work(tmp_path / "node")
-    answer_rows.write(session, out)
-    (out / answer_rows.FILE).write_text("changed\n")
-    answer_rows.write(session, out)
-    assert "eval.judged.human.answered=" in out.warnings[0]

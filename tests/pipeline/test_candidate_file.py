@@ -57,7 +57,8 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     of_data = ("sample=file", "sample.own_prompts=false", f"sample.file={wrong}")
     assert foreign in refused(*typed, *of_data)
     assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")
-    own = ("sample=file", f"sample.file={wrong}", "label=human")
+    judge = "label.endpoints=[{base_url: 'http://127.0.0.1:1', model: m}]"
+    own = ("sample=file", f"sample.file={wrong}", "label=judge", judge)
     assert "line 2: completions: " in refused(*typed, *own)
     assert Chain(root).count() == {"data": 1}
 

@@ -78,6 +78,23 @@ def test_an_edited_method_of_settings_changes_its_stage(
         assert changed_nodes(recorded, nodes(built)) == AFTER_DPO
 
 
+@pytest.mark.extra("ray")
+def test_an_edited_extra_edits_the_stages_that_it_runs_and_a_removed_one_edits_none(
+    built: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = nodes(built)
+    cluster = package / "extras/ray/cluster.py"
+    with content(cluster, f"{cluster.read_text()}\nOURS = 1\n"):
+        use(package, monkeypatch)
+        edited = nodes(built)
+        assert changed_nodes(recorded, edited) == {*recorded}
+        assert edited["dpo"].edited and edited["dpo"].edited.files == ["extras/ray/cluster.py"]
+    aside = cluster.parent.rename(package.parent / "ray")
+    use(package, monkeypatch)
+    assert not changed_nodes(recorded, nodes(built))
+    aside.rename(cluster.parent)
+
+
 def test_stages_with_the_same_edited_files_have_one_line(caplog: pytest.LogCaptureFixture) -> None:
     files = [f"models/{name}.py" for name in "abcdefg"]
     graph = {}

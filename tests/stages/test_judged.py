@@ -10,14 +10,12 @@ import pytest
 from stages.store.records import Candidate, Example, Judgement, load, stream
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build
-from tests.labelers.asking import somebody
 from tests.labelers.judging import greater, is_probe, judging, shown_texts
 
 TOY = "stages/tasks/toy_preferences.jsonl"
 NO_TESTS = [
     f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")
 ]
-PEOPLE = ["eval/judged=human", "eval.judged.runtime.port=0"]
 
 
 def longer(texts: dict[str, str]) -> str:
@@ -85,20 +83,6 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(
     assert warning.startswith("40 prompts"), "they are those of the preference split"
     assert evaluation["gives_verdict"] == ["checks", "judged"]
     assert row["nulls"]["one constant answer"]["mean"] < 1
-
-
-@pytest.mark.extended
-def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typed = [*PEOPLE, own_prompts(tmp_path, chain, 40)]
-    waiting = results(chain, *typed)
-    row = waiting["judged"]["sft"]
-    assert row["waiting"] == row["prompts"] - row["alike"] > 0
-    with somebody(monkeypatch, lambda question: "a"):
-        build(chain.root, "stage=versus", *typed)
-    row = results(chain, *typed)["judged"]["sft"]
-    assert "waiting" not in row and row["judged"] == row["prompts"] and not row["missing"]
 
 
 @pytest.mark.extended

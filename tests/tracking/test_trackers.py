@@ -1,53 +1,25 @@
 """Tests of what each tracker keeps of the same runs, read back from its own files."""
 
-import html
+import importlib
 import json
 import os
 import shlex
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stages.config.schema import TRACKERS
+from stages.config.blocks.processes import TRACKERS
 from stages.store.workspace import read_curves
 from stages.tracking.tables import read_tables
 from stages.tracking.wandb import run_id
 from tests.helpers import INSTALLED, ROOT, SECRET, command
 from tests.tracking.test_tracking import records
-
-Curves = dict[str, dict[int, float]]  # the values of a metric by step
-Cells = list[list[str]]
+from tests.tracking.tracked_run import Curves, TrackedRun, as_cells, curves_of
 
 
-@dataclass
-class Told:
-    """What a tracker keeps of a run."""
-
-    curves: Curves
-    tables: dict[str, Cells]
-    group: str
-
-
-def as_cells(rows: Any) -> Cells:
-    return [[str(cell) for cell in row] for row in rows]
-
-
-def curves_of(points: Iterable[tuple[int, str, Any]]) -> Curves:
-    """Return the curves among points, without the figures at the end."""
-    curves = Curves()
-    for step, name, value in points:
-        if not name.startswith("summary/"):
-            curves.setdefault(name, {})[step] = value
-    return curves
-
-
-def of_wandb(root: Path, run: str) -> Told:
+def of_wandb(root: Path, run: str) -> TrackedRun:
     (folder,) = root.glob(f"cache/wandb/offline-run-*-{run}")
     (file,) = folder.glob("*.wandb")
     read = records(file)
@@ -65,69 +37,16 @@ def of_wandb(root: Path, run: str) -> Told:
             of_wandb_itself = name.startswith("_") or name.partition("/")[0] in tables
             if isinstance(value, int | float) and not of_wandb_itself:
                 points.append((record.history.step.num, name, value))
-    return Told(curves_of(points), tables, first.run_group)
+    return TrackedRun(curves_of(points), tables, first.run_group)
 
 
-def of_tensorboard(root: Path, run: str) -> Told:
-    from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
-
-    (folder,) = root.glob(f"cache/tensorboard/plumbline/*/{run}")
-    read = EventAccumulator(str(folder), size_guidance={TENSORS: 0}).Reload()
-    names = read.Tags()
-    points = [
-        (point.step, name, point.value) for name in names["scalars"] for point in read.Scalars(name)
-    ]
-    tables = dict[str, Cells]()
-    for name in {*names["tensors"]} - {"config/text_summary", "summary/text_summary"}:
-        (event,) = read.Tensors(name)
-        (text,) = event.tensor_proto.string_val
-        rows = Cells()
-        for line in text.decode().split("\n")[2:]:
-            rows.append([html.unescape(cell) for cell in line[2:-2].split(" | ")])
-        tables[name.removesuffix("/text_summary")] = rows
-    return Told(curves_of(points), tables, folder.parent.name)
-
-
-def of_mlflow(root: Path, run: str) -> Told:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{root / 'cache' / 'mlflow' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("plumbline").experiment_id
-    (found,) = client.search_runs([experiment], f"tags.attempt = '{run}'")
-    histories = {
-        name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics
-    }
-    points = [(each.step, name, each.value) for name, of in histories.items() for each in of]
-    folder = root / "cache" / "mlflow" / "artifacts" / found.info.run_id / "artifacts"
-    tables = {
-        path.stem: as_cells(json.loads(path.read_text())["data"])
-        for path in folder.glob("*.json")
-        if path.stem != "summary"
-    }
-    return Told(curves_of(points), tables, found.data.tags["group"])
-
-
-def of_trackio(root: Path, run: str) -> Told:
-    database = sqlite3.connect(root / "cache" / "trackio" / "plumbline.db")
-    rows = database.execute("select step, metrics from metrics where run_name = ?", [run])
-    items = [(step, *item) for step, of in rows for item in json.loads(of).items()]
-    (config,) = database.execute("select config from configs where run_name = ?", [run]).fetchone()
-    database.close()
-    tables = {
-        name: as_cells(row.values() for row in value["_value"])
-        for _, name, value in items
-        if isinstance(value, dict)
-    }
-    curves = curves_of(item for item in items if item[1] not in tables)
-    return Told(curves, tables, json.loads(config)["_Group"])
-
-
-READERS: dict[str, Callable[[Path, str], Told]] = {
-    "wandb": of_wandb,
-    "tensorboard": of_tensorboard,
-    "mlflow": of_mlflow,
-    "trackio": of_trackio,
-}
+def read_run(tracker: str, root: Path, run: str) -> TrackedRun:
+    """Return what a tracker has of a run. Each extra's tests have the reader of its tracker."""
+    if tracker == "wandb":
+        return of_wandb(root, run)
+    reader = importlib.import_module(f"tests.extras.{tracker}.written_runs")
+    tracked: TrackedRun = reader.read_run(root, run)
+    return tracked
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
@@ -137,7 +56,7 @@ def test_every_tracker_has_the_same_curves_tables_and_settings(tracked: Path, tr
     for stage in ("sft", "label", "pairs", "dpo"):
         (folder,) = [path.parent for path in tracked.glob(f"{stage}/*/manifest.json")]
         manifest = json.loads((folder / "manifest.json").read_text())
-        told = READERS[tracker](tracked, manifest["attempts"][-1]["wandb_run"])
+        told = read_run(tracker, tracked, manifest["attempts"][-1]["wandb_run"])
 
         expected = Curves()
         for point in read_curves(folder):
@@ -203,7 +122,7 @@ def test_a_stopped_attempt_and_the_next_are_one_group_and_nobody_is_asked(tmp_pa
     node = first.rpartition("-")[0]
     for tracker in INSTALLED:
         for run in (first, second):
-            told = READERS[tracker](tmp_path, run)
+            told = read_run(tracker, tmp_path, run)
             assert (told.group, told.curves["loss"]) == (node, {1: 1.0}), tracker
 
 

@@ -8,17 +8,17 @@ from omegaconf import MISSING
 
 from stages.config.blocks.data import Source, Suites
 from stages.config.blocks.labels import (
-    LABELS,
     Ensemble,
-    Human,
     Judge,
     Label,
     OwnLabeler,
     RewardModel,
+    label_classes,
 )
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.errors import UserError
+from stages.config.extras import options_of_extras
 from stages.config.limits import (
     Limit,
     at_least,
@@ -131,7 +131,7 @@ class Compared(Judged):
     @property
     def label(self) -> Label:
         """The labeler's own block, with the values of this one."""
-        labeler_block = LABELS[self.labeler]
+        labeler_block = label_classes()[self.labeler]
         return labeler_block(**{key.name: vars(self)[key.name] for key in fields(labeler_block)})
 
     def check_comparison(self) -> None:
@@ -149,13 +149,6 @@ class JudgedByJudge(Compared, Judge):
     """Models at endpoints say which answer is better."""
 
     labeler: str = computed("judge")
-
-
-@dataclass
-class JudgedByPeople(Compared, Human):
-    """People say which answer is better, in a browser."""
-
-    labeler: str = computed("human")
 
 
 @dataclass
@@ -188,7 +181,7 @@ class JudgedByLabel(Compared):
     def with_labeler(self, label: Label) -> Judged:
         """Return the block of a labeler that compares answers, with its keys and this block's, but without an audit;
         the block of nobody if this labeler compares none."""
-        judged_block = JUDGED.get(label.labeler, Judged)
+        judged_block = judged_classes().get(label.labeler, Judged)
         # an audit and known labels are of candidates
         changed = {"labeler": judged_block.labeler, "audit": None, "known": None}
         settings = {**vars(label), **vars(self), **changed}
@@ -199,11 +192,15 @@ JUDGED: dict[str, type[Judged]] = {
     NOBODY: Judged,
     "label": JudgedByLabel,
     "judge": JudgedByJudge,
-    "human": JudgedByPeople,
     "reward_model": JudgedByRewardModel,
     "own": JudgedByOwn,
     "ensemble": JudgedByEnsemble,
 }
+
+
+def judged_classes() -> dict[str, type[Judged]]:
+    """Return the classes of `eval/judged` by the option, with those of extras."""
+    return JUDGED | options_of_extras("eval/judged")
 
 
 @dataclass

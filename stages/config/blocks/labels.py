@@ -13,16 +13,20 @@ from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import ScoringRuntime
 from stages.config.choices import ENCODINGS, Precision, Reading, Rubrics
 from stages.config.errors import UserError, require_known
+from stages.config.extras import EXTRAS, options_of_extras
 from stages.config.limits import (
     at_least,
     between,
     computed,
     internal,
     neutral,
+    of_extra,
     random_seed,
     share,
     words,
 )
+
+PEOPLE = "human"  # the option, and the extra, that asks people
 
 
 @dataclass
@@ -221,29 +225,6 @@ class People:
 
 
 @dataclass
-class Human(People, Label):
-    """People who judge answers in a browser, and the questions that they get."""
-
-    prefers: ClassVar[bool] = True
-    scores_alone: ClassVar[bool] = False
-
-    labeler: str = computed("human")
-    # how many prompts are asked about, drawn at random; null: all
-    prompts: int | None = at_least(1, None)
-    answers: int = between(2, 6, 2)  # shown side by side, from 2 to 6
-    # questions about a prompt; null: of two answers, all pairs; of more, until each was shown
-    comparisons: int | None = at_least(1, 1)
-
-    @property
-    def asked_people(self) -> People:
-        return self
-
-    def check(self) -> None:
-        super().check()
-        self.check_people()
-
-
-@dataclass
 class RewardModel(Label):
     """A sequence-classification model with one output, which scores candidates."""
 
@@ -313,8 +294,8 @@ class Ensemble(Label):
     reward_model: RewardModel = field(default_factory=RewardModel)  # as of label=reward_model
     own: Own = field(default_factory=Own)
     # questions about two candidates for people, those first on which members disagree most; null: nobody is asked
-    people: int | None = at_least(1, None)
-    human: People = field(default_factory=People)  # as of label=human
+    people: int | None = of_extra(PEOPLE, at_least(1, None))
+    human: People = of_extra(PEOPLE, field(default_factory=People))  # as of label=human
 
     @property
     def prefers(self) -> bool:  # type: ignore[override]
@@ -336,7 +317,7 @@ class Ensemble(Label):
 
     @property
     def names(self) -> list[str]:
-        return [*super().names, *(["human"] if self.people else [])]
+        return [*super().names, *([PEOPLE] if self.people else [])]
 
     @property
     def asked_people(self) -> People | None:
@@ -368,12 +349,23 @@ class Ensemble(Label):
 
     def check(self) -> None:
         super().check()
+        if PEOPLE not in EXTRAS:
+            self.refuse_people()
         self.check_members()
         if self.combine:
             self.check_gates()
         for part in self.parts:
             part.check()
         self.human_block.check_people()
+
+    def refuse_people(self) -> None:
+        """Raise UserError if people are to be asked."""
+        for name, is_set in {"people": self.people, "human": self.human != People()}.items():
+            if is_set:
+                problem = (
+                    f"{self.block}.{name}: stages/extras/{PEOPLE}, which asks people, is missing"
+                )
+                raise UserError(f"{problem}. Leave the key out, or restore the folder.")
 
     def check_members(self) -> None:
         """Raise UserError for fewer than two members, an unknown one or one named twice, a veto of one that gives no
@@ -432,10 +424,14 @@ LABELS: dict[str, type[Label]] = {
     "verifier": Verifier,
     "dataset": PreferenceFile,
     "judge": Judge,
-    "human": Human,
     "reward_model": RewardModel,
     "source_order": SourceOrder,
     "own": OwnLabeler,
     "ensemble": Ensemble,
 }
 MEMBERS = ("verifier", "judge", "reward_model", "own")  # of an ensemble
+
+
+def label_classes() -> dict[str, type[Label]]:
+    """Return the classes of labelers by the option, with those of extras."""
+    return LABELS | options_of_extras("label")

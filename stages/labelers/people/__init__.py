@@ -1,1 +1,0 @@
-"""The parts of `label=human`: questions, people's stored answers, the page that shows them, and its server."""
