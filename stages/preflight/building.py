@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer, Benchmark
 from stages.config.blocks.labels import (
     Ensemble,
@@ -18,8 +19,8 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model, Own
+from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
-from stages.config.blocks.training import Drawing, Training
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target

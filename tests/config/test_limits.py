@@ -14,7 +14,8 @@ from stages.cli import main, spelling
 from stages.cli.settings import all_settings, settings_of
 from stages.config import limits
 from stages.config.blocks.data import Source
-from stages.config.blocks.training import OBJECTIVES, LoRA
+from stages.config.blocks.objective import LoRA
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.schema import GROUPS, OPTIONS, Config
 from stages.preflight import capacity, constraints
