@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.grpo import GRPO
 from stages.objectives.grpo import GroupTrainer
 from stages.store.workspace import StageDir
 from stages.training.drawing import train_on_draws

@@ -8,7 +8,8 @@ from typing import Any
 
 from stages.cli import recipes
 from stages.config.blocks.models import Model
-from stages.config.blocks.training import OBJECTIVES, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import GROUP_LOSSES, Adapter
 from stages.config.errors import UserError
 from stages.config.installation import read_beside

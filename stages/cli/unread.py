@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stages.cli.interpolations import keys_with_value_of
 from stages.cli.spelling import is_inside
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
+from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
-from stages.config.blocks.training import OBJECTIVES, Drawing, Training
-from stages.config.choices import Adapter, Align, Split, Strategy
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import Adapter, Split, Strategy
 from stages.config.commands import COMMANDS
-from stages.config.schema import Config
+from stages.config.schema import Config, raft_message
 from stages.config.stage_table import STAGES, Target
 from stages.pipeline.graph import ABSENT_OF_DEMONSTRATIONS, OWN_OF_DEMONSTRATIONS, way_to_stage
 from stages.store.node import Node
@@ -46,10 +48,9 @@ def unread_messages(
     if nodes and not cfg.needs_no_model:
         read = set[str]().union(*map(read_by_node, nodes.values()))
     messages = list[str]()
-    baseline = typed.get("grpo.baseline", "best")
-    if typed.get("align") == Align.raft and baseline != "best":
-        problem = "align=raft is grpo with grpo.baseline=best"
-        messages.append(f"grpo.baseline={baseline}: {problem}. Leave it out, or type align=grpo.")
+    conflict = raft_message(typed)
+    if conflict:
+        messages.append(conflict)
     for key, value in typed.items():
         if value == "null" or (key, value) in ALLOWED_UNREAD:
             continue
@@ -110,19 +111,6 @@ def read_by_node(node: Node) -> set[str]:
     return set() if selects_for_control else {node.stage}
 
 
-def unread_of_draws(cfg: Config) -> dict[str, str]:
-    """Return the keys of GRPO's block that its baseline turns off, unless its control reads them."""
-    if cfg.grpo.takes_best:
-        return {
-            "grpo.loss_type": "grpo.baseline=best has a loss of its own. Set another baseline",
-            "grpo.own": "grpo.baseline=best computes no advantages. Set another baseline",
-        }
-    if cfg.controls:
-        return {}
-    reason = f"grpo.baseline={cfg.grpo.baseline} does not read it. Add grpo.baseline=best"
-    return dict.fromkeys(("grpo.best", "grpo.min_score", "grpo.choose", "grpo.skip"), reason)
-
-
 def turned_off_keys(cfg: Config) -> dict[str, str]:
     """Return the keys that another key turns off, each with the reason and the way out."""
     reasons = dict[str, str]()
@@ -140,12 +128,17 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
         reasons |= dict.fromkeys(losses, reason)
     if cfg.grpo.own:
         reasons["grpo.baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
+    if cfg.grpo.takes_best:
+        reasons["grpo.own"] = "grpo.baseline=best computes no advantages. Set another baseline"
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason
     if not cfg.answer.samples:
         reasons["answer.temperature"] = "nothing is drawn. Add answer.samples=8"
-    reasons |= unread_of_draws(cfg)
+    for name, block in cfg.drawing.items():
+        # a control reads the keys of its baseline
+        if not cfg.controls:
+            reasons |= {f"{name}.{key}": reason for key, reason in block.turned_off.items()}
     if not cfg.eval.suites.names:
         reason = "no suite is named. Add eval.suites.names=[refusal]"
         reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)

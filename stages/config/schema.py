@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config import choices
-from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import DATA, SPLIT_OF_GROUP, Data, Source
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
     Answer,
@@ -22,8 +22,10 @@ from stages.config.blocks.evaluation import (
     JudgedByLabel,
     judged_classes,
 )
+from stages.config.blocks.grpo import GRPO, control_of
 from stages.config.blocks.labels import Judge, Label, PreferenceFile, label_classes
 from stages.config.blocks.models import TEMPLATES, Model, Own
+from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.processes import Launch, Tracker
 from stages.config.blocks.runtimes import DeviceRuntime
@@ -31,16 +33,13 @@ from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
     BLOCKS,
     DPO,
-    GRPO,
     KTO,
     OBJECTIVES,
     SFT,
     SFTS,
-    Drawing,
     FirstModel,
     Reference,
     Reward,
-    Training,
 )
 from stages.config.commands import COMMANDS
 from stages.config.extras import recorded
@@ -261,21 +260,9 @@ class Config:
         return controls
 
     def control_of_draws(self, objective: str) -> GRPO:
-        """Return the block of the control of an objective that draws: its best draws, as many, in as many steps. The
-        control of best draws themselves is the best of one pool, which the model before the first step draws; that of
-        random draws is best draws."""
+        """Return the block of the control of an objective that draws."""
         block: Drawing = vars(self)[objective]
-        settings = {key.name: getattr(block, key.name) for key in fields(Drawing)}
-        arguments = {key.name: getattr(block.trainer, key.name) for key in fields(TrainerArguments)}
-        settings |= {
-            "trainer": TrainerArguments(**arguments),
-            "baseline": "best",
-            "learning_rate": self.control_learning_rate,
-            "control": True,
-        }
-        if isinstance(block, GRPO) and block.takes_best:
-            settings |= {"choose": "best"} if block.choose == "random" else {"sync_every": 0}
-        return replace(self.grpo, **settings)
+        return control_of(block, self.grpo, self.control_learning_rate)
 
     @property
     def learns_from_pairs(self) -> bool:
@@ -378,6 +365,15 @@ class Config:
         }
         samplers = [block for block in self.sample.members if isinstance(block, OpenAI)]
         return endpoints | {f"{block.key}.endpoint": block.endpoint for block in samplers}
+
+
+def raft_message(typed: Mapping[str, str]) -> str | None:
+    """Return the error for typed arguments with which align=raft cannot be; None if there is none."""
+    baseline = typed.get("grpo.baseline", "best")
+    if typed.get("align") != choices.Align.raft or baseline == "best":
+        return None
+    problem = "align=raft is grpo with grpo.baseline=best"
+    return f"grpo.baseline={baseline}: {problem}. Leave it out, or type align=grpo."
 
 
 def with_keys_of_extras(name: str, core: type) -> type:

@@ -2,7 +2,8 @@
 
 from importlib.util import find_spec
 
-from stages.config.blocks.training import BLOCKS, DPO, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import BLOCKS, DPO
 from stages.config.choices import SIMPO, Checkpointing, Forward
 from stages.config.errors import SYNONYMS, UserError, nearest
 from stages.config.installation import install_command

@@ -56,8 +56,6 @@ BLIND_RULES = {
     ),
 }
 OVER_CONTROL = "policy-control"
-PLAIN_SFT = "plain SFT"  # the control of pairs, in a sentence
-PLAIN_TITLES = ("Control", "Plain SFT")  # its titles: in the evaluation, and on pages
 
 
 class Word(StrEnum):
@@ -266,19 +264,6 @@ def word_of_measures(words: set[Word]) -> Word:
     return Word.rejected if Word.same in words else Word.worse
 
 
-def has_plain_control(results: Results) -> bool:
-    """Return whether the evaluated control is plain SFT on the chosen answers, and not one that draws."""
-    return results.models.get("control") in PLAIN_TITLES
-
-
-def control_in_words(results: Results) -> str:
-    """Return the name of the evaluated control in a sentence: `plain SFT`, `best draws` or `best of one pool`."""
-    if has_plain_control(results):
-        return PLAIN_SFT
-    title = results.models["control"]
-    return f"{title[:1].lower()}{title[1:]}"
-
-
 def over_control(results: Results) -> Claim | None:
     """Return the claim of the policy over its control: by checks, else by preferences. None if the
     control was not evaluated."""
@@ -462,7 +447,7 @@ def learnt_sentence(results: Results, figures: Learnt) -> str:
     sentence = f"{learnt_clause(results, figures)}{results.cautions}."
     over = preferred_over_control(results)
     if over and not over.note:
-        says = over.says("over_plain", model=results.policy, control=control_in_words(results))
+        says = over.says("over_plain", model=results.policy, control=results.control_in_words)
         sentence += f" {says[:1].upper()}{says[1:]}: {over.figure}."
     return sentence
 

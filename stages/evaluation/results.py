@@ -34,6 +34,10 @@ class ByName:
         return name in self.intervals
 
 
+PLAIN_SFT = "plain SFT"  # the control of pairs, in a sentence
+PLAIN_TITLES = ("Control", "Plain SFT")  # its titles: in the evaluation, and on pages
+
+
 @dataclass(frozen=True)
 class Rates(ByName):
     """Rates and differences on a number of prompts, or of pairs of twins."""
@@ -368,6 +372,19 @@ class Results:
     def policy(self) -> str:
         """The policy's title."""
         return self.models["policy"]
+
+    @property
+    def has_plain_control(self) -> bool:
+        """True if the evaluated control is plain SFT on the chosen answers, and not one that draws."""
+        return self.models.get("control") in PLAIN_TITLES
+
+    @property
+    def control_in_words(self) -> str:
+        """The name of the evaluated control in a sentence: `plain SFT`, `best draws` or `best of one pool`."""
+        if self.has_plain_control:
+            return PLAIN_SFT
+        title = self.models["control"]
+        return f"{title[:1].lower()}{title[1:]}"
 
     @property
     def title_before(self) -> str:

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stages.config.blocks.training import Drawing, Training
+from stages.config.blocks.draws import Drawing
+from stages.config.blocks.objective import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
 from stages.config.installation import read_beside
 from stages.hardware import machine

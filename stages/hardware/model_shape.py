@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import LoRA
+from stages.config.blocks.objective import LoRA
 from stages.config.errors import UserError
 from stages.store.sealed_json import Damaged, load_json
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import label_classes
-from stages.config.blocks.training import Drawing
 from stages.config.errors import (
     LimitReached,
     UserError,

@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import metadata_load
 from jinja2 import Template
 
-from stages.config.blocks.training import Training, Untrained
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import Untrained
 from stages.config.choices import Split
 from stages.config.errors import visible
 from stages.models.base_licence import (

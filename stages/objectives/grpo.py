@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.grpo import GRPO
 from stages.evaluation.relative_scores import DIGITS
 from stages.store.splits import draw_order
 from stages.training.drawing_trainer import DrawingTrainer, Scored, reading_options

@@ -18,7 +18,8 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from stages.config.blocks.training import SFT, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Sharding, Split, Turns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract, is_running_text

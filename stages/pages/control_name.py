@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from stages.evaluation.claims import PLAIN_SFT, has_plain_control
 from stages.evaluation.outcomes import differences
-from stages.evaluation.results import Results
+from stages.evaluation.results import PLAIN_SFT, Results
 from stages.pages.glossary import STEPS
 
 CONTROL = PLAIN_SFT
@@ -13,7 +12,7 @@ CONTROL_TITLE: str = STEPS["control"][0]
 
 def name_control(results: Results) -> Results:
     """Return the results of an evaluation in which the control of pairs has this name."""
-    if not has_plain_control(results):
+    if not results.has_plain_control:
         return results
     titles = {**results.models, "control": CONTROL_TITLE}
     named = {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()}

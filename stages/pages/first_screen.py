@@ -137,7 +137,7 @@ def control_lamp(results: Results, nodes: Mapping[str, Manifest], run: str) -> L
         control = "its control" if policy_draws(nodes) else CONTROL
         title = f"{results.policy} over {control}?"
         return Lamp(title, "off", NOT_TESTED, "", f"{run} control=true")
-    control = claims.control_in_words(results)
+    control = results.control_in_words
     title = f"{results.policy} over {control}?"
     claim = claims.over_control(results)
     if claim is None:
@@ -238,7 +238,7 @@ def draws_clause(results: Results, primary: Group, helped: str, where: str) -> s
     if not has_control(results):
         return f"{helped}; whether its best draws alone would have, was not tested"
     over_control = claims.change(primary, OVER_CONTROL)
-    control = claims.control_in_words(results)
+    control = results.control_in_words
     return over_control.says("over_draws", model=results.policy, where=where, control=control)
 
 
@@ -251,7 +251,7 @@ def learnt_sentence(results: Results, learnt: Learnt, ship: Claim | None) -> str
     clauses = [claims.learnt_clause(results, learnt, but)]
     over_control = claims.preferred_over_control(results)
     if over_control and not over_control.note:
-        control = claims.control_in_words(results)
+        control = results.control_in_words
         clauses.append(over_control.says("over_plain", model=results.policy, control=control))
     if results.judged:  # if nobody was asked, a lamp says so
         clauses.append(judged_clause(results))

@@ -93,8 +93,8 @@ class Headline:
             for name in names
         ]
         if "control" in self.models:
-            control = claims.control_in_words(self.results)
-            if claims.has_plain_control(self.results):
+            control = self.results.control_in_words
+            if self.results.has_plain_control:
                 control = f"{control} on the chosen answers"
             sentences.append(
                 f"Against {control}: {self.change_clause(self.primary, 'policy-control')}."

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.errors import LimitReached
 from stages.config.stage_table import Target
 from stages.pages import plots, runs

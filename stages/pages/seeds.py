@@ -12,7 +12,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.checked import Checked
-from stages.evaluation.claims import OVER_CONTROL, Claim, Word, control_in_words
+from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.estimate import over_seeds
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import FILE as MEASURES
@@ -241,5 +241,5 @@ def clause_on_seeds(first: Results, claim: Claim, question: str, over_control: C
     says = claim.says(question, model=first.policy)
     sentence = f"{says[:1].upper()}{says[1:]}: {claim.figure}"
     if over_control:
-        sentence += f"; {first.policy} over {control_in_words(first)}: {over_control.with_figure('control_lamp')}"
+        sentence += f"; {first.policy} over {first.control_in_words}: {over_control.with_figure('control_lamp')}"
     return f"{sentence}."

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 
 from stages.config.blocks.evaluation import Answer
+from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import Drawn
-from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target

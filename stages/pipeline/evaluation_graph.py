@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from stages.config.blocks.data import Suites
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import (
     CONSTANT,
     FORMS,
@@ -24,7 +25,8 @@ from stages.config.blocks.evaluation import (
 )
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
-from stages.config.blocks.training import OBJECTIVES, Drawing, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
 from stages.config.errors import UserError
 from stages.config.installation import harness_version, is_left_alone

@@ -18,10 +18,11 @@ from typing import Any
 
 from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.sampling import HF, Drawn, OpenAI
-from stages.config.blocks.training import OBJECTIVES, SFT, Drawing
+from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn
-from stages.config.blocks.training import SFT, Drawing
+from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
 from stages.config.stage_table import Target

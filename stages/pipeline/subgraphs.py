@@ -12,9 +12,9 @@ from typing import Any
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
 from stages.config.blocks.models import Model
+from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
-from stages.config.blocks.training import Training
 from stages.config.schema import Config
 from stages.config.stage_table import STAGES, Target
 from stages.store import stage_sources

@@ -10,7 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer, Benchmark
+from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Judge,
     Label,
@@ -19,8 +21,9 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model, Own
+from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
-from stages.config.blocks.training import DPO, GRPO, Drawing, Training
+from stages.config.blocks.training import DPO
 from stages.config.errors import Errors, UserError
 from stages.config.extras import extras_with
 from stages.config.schema import Config

@@ -5,8 +5,8 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, RewardModel
+from stages.config.blocks.objective import LoRA
 from stages.config.blocks.sampling import Drawn
-from stages.config.blocks.training import LoRA
 from stages.config.choices import Adapter, Split, Strategy
 from stages.config.command_record import Object
 from stages.config.commands import commands_in, commands_on

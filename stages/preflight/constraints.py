@@ -5,7 +5,8 @@ from functools import partial
 from importlib.util import find_spec
 
 from stages.config import limits, trainers
-from stages.config.blocks.training import DPO, KTO, SFT, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import DPO, KTO, SFT
 from stages.config.choices import Adapter, Precision, Sharding
 from stages.config.commands import COMMANDS
 from stages.config.errors import Errors, UserError, check_all

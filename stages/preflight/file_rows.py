@@ -8,7 +8,7 @@ from itertools import islice
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, OneSource
 from stages.config.blocks.labels import PreferenceFile
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import Reads, Split
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose, source_purpose

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from math import inf
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.errors import UserError
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import Contract

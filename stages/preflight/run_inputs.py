@@ -1,7 +1,7 @@
 """Checks of what a run starts from: the models, the rows, the labels, and the objectives that share them."""
 
+from stages.config.blocks.draws import ONE_POOL
 from stages.config.blocks.labels import Ensemble
-from stages.config.blocks.training import ONE_POOL
 from stages.config.choices import Align, ControlPairs, Demonstrations, Strategy
 from stages.config.errors import UserError
 from stages.config.schema import Config
@@ -81,7 +81,7 @@ def validate_objectives(cfg: Config) -> None:
     """Raise UserError for arms, rounds or controls that the objective or its labels cannot have."""
     if Align.raft in cfg.arms:
         raise UserError(
-            "arms: raft is grpo with grpo.baseline=best, the control of what draws. Set control=true, or align=raft."
+            "arms: raft is the control of objectives that draw. Set control=true, or align=raft."
         )
     for i, arm in enumerate(cfg.arms):
         others = (Align.none, cfg.align, *cfg.arms[:i])
@@ -102,9 +102,10 @@ def validate_objectives(cfg: Config) -> None:
         raise UserError(
             f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
         )
-    if cfg.control and cfg.grpo.title == ONE_POOL and cfg.align in cfg.drawing:
+    policy = cfg.drawing.get(cfg.align)
+    if cfg.control and policy and policy.title == ONE_POOL:
         raise UserError(
-            "control=true: grpo.sync_every=0 with grpo.baseline=best is the control of best draws. Leave one of them out."
+            f"control=true: {cfg.align}.sync_every=0 is the control of best draws itself. Leave one of them out."
         )
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Benchmark
+from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Ensemble,
     Judge,
@@ -25,7 +27,7 @@ from stages.config.blocks.labels import (
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
-from stages.config.blocks.training import DPO, GRPO, Drawing, FirstModel
+from stages.config.blocks.training import DPO, FirstModel
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins

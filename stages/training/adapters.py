@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from stages.config.blocks.training import LoRA, Training
+from stages.config.blocks.objective import LoRA, Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_adapter

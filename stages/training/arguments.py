@@ -6,7 +6,7 @@ from typing import Any
 from accelerate.utils import enable_fsdp_ram_efficient_loading
 from transformers import TrainingArguments
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
 from stages.config.installation import read_beside

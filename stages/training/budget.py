@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel, TrainingArguments
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.hardware import memory

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.errors import UserError
 from stages.hardware import allocator
 from stages.store.numbers import signed

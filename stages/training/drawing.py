@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import Trainer
 
-from stages.config.blocks.training import Drawing
+from stages.config.blocks.draws import Drawing
 from stages.config.choices import Adapter, Split
 from stages.labelers.labeler import NO_COLUMNS, Pool, validate_judgement
 from stages.labelers.making import make_labeler

@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
 
-from stages.config.blocks.training import Drawing
+from stages.config.blocks.draws import Drawing
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.relative_scores import floors_by_prompt

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from statistics import fmean
 
-from stages.config.blocks.training import Drawing
+from stages.config.blocks.draws import Drawing
 from stages.config.errors import UserError
 from stages.training.rollouts import Rollout
 
 # Why a prompt teaches nothing: fewer than two of its completions have a score, as the others do not end; all pass; none
 # does; all have one score; or the scores differ, but the objective wants a higher one.
-Cause = StrEnum("Cause", "cut right wrong constant below")
+Cause = StrEnum("Cause", "cut right wrong constant unmet")
 WORDS = {
     Cause.cut: "too few of its completions end",
     Cause.right: "all of its completions are right",
     Cause.wrong: "all of its completions are wrong",
     Cause.constant: "all of its completions have one score",
-    Cause.below: "its best score is too low",
+    Cause.unmet: "its best score is too low",
 }
 
 
@@ -83,7 +83,7 @@ class FirstDraws:
         if not ended or len(rewards) < 2:
             return Cause.cut
         if len({*rewards}) > 1:
-            return Cause.below
+            return Cause.unmet
         if self.relative:
             return Cause.constant
         if all(is_right(draw) for draw in group):
@@ -96,7 +96,7 @@ class FirstDraws:
         temperature = f"{block}.temperature (now {cfg.temperature:g})"
         if cause is Cause.cut:
             return f"Raise {block}.max_new_tokens (now {cfg.max_new_tokens})."
-        if cause is Cause.below:
+        if cause is Cause.unmet:
             return cfg.way_to_lower_demands
         if all(len({draw.text for draw in group}) == 1 for group in self.dead):
             return f"The completions of each prompt are one text: raise {temperature}."

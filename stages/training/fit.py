@@ -16,8 +16,9 @@ from transformers import (
     TrainerCallback,
 )
 
+from stages.config.blocks.objective import Training
 from stages.config.blocks.runtimes import SampledRuntime
-from stages.config.blocks.training import DPO, Reward, Training
+from stages.config.blocks.training import DPO, Reward
 from stages.config.choices import Adapter, Forward, Sharding, Split, Weights
 from stages.models import model_card
 from stages.models.contract import Contract

@@ -18,7 +18,7 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import ATTENTION, add_layout, attention_name, send_batch

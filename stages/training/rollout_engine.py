@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.runtimes import SamplingRuntime
-from stages.config.blocks.training import Drawing
 from stages.config.errors import UserError
 from stages.hardware.memory import ROLLOUT_ROWS
 from stages.models.contract import Contract

@@ -21,7 +21,7 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
-from stages.config.blocks.training import Drawing
+from stages.config.blocks.draws import Drawing
 from stages.config.choices import Sharding
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive

@@ -17,8 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from stages.config.blocks.objective import Training
 from stages.config.blocks.runtimes import SampledRuntime
-from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
 from stages.models.contract import Contract
 from stages.models.loading import context_length, sampling_weights, torch_dtype

@@ -24,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import Adapter, Sharding, Weights
 from stages.config.errors import UserError
 from stages.hardware import allocator

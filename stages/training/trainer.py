@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.errors import UserError
 from stages.models.scoring import round_weights_once
 from stages.store.workspace import StageDir

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from stages.cli import compose
 from stages.commands.planning import calculated
 from stages.commands.planning.peak import training_parts
+from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.models import Model
-from stages.config.blocks.training import GRPO
 from stages.config.choices import GPUS, Adapter, Precision, Sharding, Weights
 from stages.config.installation import ROOT
 from stages.config.schema import CONF, RECIPES

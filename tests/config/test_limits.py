@@ -14,7 +14,8 @@ from stages.cli import main, spelling
 from stages.cli.settings import all_settings, settings_of
 from stages.config import limits
 from stages.config.blocks.data import Source
-from stages.config.blocks.training import OBJECTIVES, LoRA
+from stages.config.blocks.objective import LoRA
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError
 from stages.config.extras import EXTRAS
 from stages.config.schema import GROUPS, OPTIONS, Config
@@ -59,6 +60,10 @@ NAMES = [
     "sample.own.name",
     "label.own.file",
     "label.own.name",
+    "dpo.own.file",
+    "dpo.own.name",
+    "grpo.own.file",
+    "grpo.own.name",
     "tracker.project",
     "benchmark.tasks",
     "benchmark.tasks_dir",

@@ -224,6 +224,29 @@ def test_a_stage_in_the_house(house: Path, chain: Chain) -> None:
 
 
 @pytest.mark.slow
+def test_an_objective_that_draws_in_the_house(house: Path, chain: Chain) -> None:
+    """The page promises five files. Its control is best draws with the same keys."""
+    new = [name for name in FILES if "plain_reward" in name]
+    for name in new:
+        (house / name).write_text(FILES[name])
+    assert len(new) + len(changed(house, CHANGES[2])) == 5
+    sizes = ("max_new_tokens=8", "completions=4", "batch_size=8", "temperature=1.5")
+    keys = [f"plain_reward.{size}" for size in sizes]
+    line = (f"outputs={chain.root}", "stage=report", "align=plain_reward", "control=true", *keys)
+    in_house(house, *line)
+    (node,) = (chain.root / "plain_reward").iterdir()
+    before, after = (
+        load_file(folder / "model" / "model.safetensors") for folder in (chain.folder("sft"), node)
+    )
+    assert any((before[name] != weight).any() for name, weight in after.items())
+    (control,) = (chain.root / "grpo").iterdir()
+    metrics = [read_manifest(folder)["metrics"] for folder in (node, control)]
+    for name in ("steps", "prompts", "first_prompts"):
+        assert metrics[0][name] == metrics[1][name]
+    assert "Plain reward over best draws" in (chain.root / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
     """The page promises five files."""
     new = [name for name in FILES if "cpo" in name]

@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl import SFTConfig, SFTTrainer
 
 from stages import sft
-from stages.config.blocks.training import LoRA
+from stages.config.blocks.objective import LoRA
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models import packing

@@ -15,9 +15,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from stages import grpo
+from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import OwnLabeler
 from stages.config.blocks.models import Own
-from stages.config.blocks.training import GRPO
 from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
 from stages.labelers.verifier import VerifierLabeler

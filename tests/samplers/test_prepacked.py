@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from stages.config.blocks.training import LoRA
+from stages.config.blocks.objective import LoRA
 from stages.models.loading import load_model
 from stages.samplers.hf import HFSampler, Prepacked, prepack
 from stages.samplers.sampler import Request

@@ -47,7 +47,7 @@ LABELLED = {"label", "grpo", "eval", "report"}
         ("objectives/__init__.py", '"""Each', '1\n"""Each', TRAINED),
         # methods, properties and functions of settings, and what these use
         ("config/blocks/training.py", "self.beta / 2 if", "self.beta / 3 if", {"dpo"}),
-        ("config/blocks/training.py", "Weights.bf16 if", "Weights.fp32 if", TRAINED),
+        ("config/blocks/objective.py", "Weights.bf16 if", "Weights.fp32 if", TRAINED),
         ("config/blocks/evaluation.py", 'self.sampler == "hf"', "False", {"answer"}),
         ("config/blocks/sampling.py", "self.pool or None", "None", {"sample"}),
         ("config/blocks/data.py", "quota * rows // total", "rows", {"data"}),

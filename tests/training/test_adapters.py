@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from stages import dpo
-from stages.config.blocks.training import LoRA
+from stages.config.blocks.objective import LoRA
 from stages.config.choices import Forward, Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model, save_model

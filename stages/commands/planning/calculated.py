@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stages.commands.planning.peak import longest_row_tokens, model_shape, training_parts, uses_gpu
 from stages.commands.result import Result, new_table, print_parts
-from stages.config.blocks.training import Training
+from stages.config.blocks.objective import Training
 from stages.config.choices import GPUS
 from stages.config.schema import Config
 from stages.hardware import memory

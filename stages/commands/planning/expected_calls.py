@@ -13,10 +13,10 @@ from stages.commands.planning.rows import (
     expected_prompts,
     sources_of_answers,
 )
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import OpenAI
-from stages.config.blocks.training import Drawing
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node

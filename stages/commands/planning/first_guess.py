@@ -11,9 +11,11 @@ import numpy as np
 from stages.commands.planning.peak import longest_row_tokens, model_shape, uses_gpu
 from stages.commands.planning.rows import candidates_per_prompt, expected_prompts
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data
+from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer
+from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import Drawn, OpenAI
-from stages.config.blocks.training import Drawing, Reference, Training
+from stages.config.blocks.training import Reference
 from stages.config.choices import Precision, Split
 from stages.preflight.file_rows import file_lengths
 from stages.store.node import Node

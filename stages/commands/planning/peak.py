@@ -1,6 +1,8 @@
 """Predict the peak memory of a training from the shape of its model (stages/hardware/memory.py)."""
 
-from stages.config.blocks.training import SFT, Drawing, Training
+from stages.config.blocks.draws import Drawing
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import SFT
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.data import Data, Source
-from stages.config.blocks.training import SFT, Training
+from stages.config.blocks.objective import Training
+from stages.config.blocks.training import SFT
 from stages.config.choices import AUDIT_CODES, Split
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
