@@ -29,3 +29,23 @@ def test_the_control_has_one_name_wherever_a_page_names_it() -> None:
     assert not [text for text in texts if OTHER_NAMES.search(text)]
     assert CONTROL in lamp.title and CONTROL in lamp.figure
     assert "control" not in name_control(measured(UP, SAME, None)).models
+
+
+def test_a_control_that_draws_keeps_the_name_of_what_it_is() -> None:
+    made = measured(UP, SAME, SAME)
+    for title, words in {
+        "Best draws": "best draws",
+        "Best of one pool": "best of one pool",
+    }.items():
+        results = name_control(replace(made, models={**made.models, "control": title}))
+        assert results.models["control"] == title
+        of_draws = {
+            **NODES,
+            "eval": {**NODES.get("eval", {}), "inputs": {"policy": {"stage": "grpo"}}},
+        }
+        lamp = lamps(results, of_draws, "it", "")[-1]
+        assert words in lamp.title and words in lamp.figure
+        assert words in sentence(results, of_draws, "it")
+        assert CONTROL not in sentence(results, of_draws, "it")
+    untested = lamps(measured(UP, SAME, None), of_draws, "it", "python run.py")[-1]
+    assert (untested.state, untested.command) == ("off", "python run.py control=true")

@@ -56,7 +56,10 @@ GATED = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [(), ("grpo.beta=0.1", "grpo.loss_type=grpo"), GATED])
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("grpo.beta=0.1", "grpo.loss_type=grpo"), ("grpo.sync_every=3",), GATED],
+)
 def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chain) -> None:
     line = (*LINE, *changes)
     build(chain.root, *line)
