@@ -20,7 +20,7 @@ import torch
 from stages.config.blocks.grpo import GRPO
 from stages.evaluation.relative_scores import DIGITS
 from stages.store.splits import draw_order
-from stages.training.drawing_trainer import DrawingTrainer, Scored, reading_options
+from stages.training.completion_trainer import CompletionTrainer, Scored, reading_options
 from stages.training.micro_batches import Batch
 from stages.training.own_advantages import OwnAdvantages, load_own_advantages
 from stages.training.rollouts import Rollout
@@ -138,7 +138,7 @@ def has_difference(group: list[Rollout]) -> bool:
     return len({rollout.reward for rollout in group}) > 1
 
 
-class GroupTrainer(DrawingTrainer):
+class GroupTrainer(CompletionTrainer):
     """A trainer by GRPO's loss."""
 
     cfg: GRPO

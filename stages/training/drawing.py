@@ -28,7 +28,6 @@ from stages.training.drawing_trainer import (
     ROW_REWARDS,
     DrawingTrainer,
     dead_steps_message,
-    load_start,
 )
 from stages.training.fit import Fit, SplitRows
 from stages.training.rollout_engine import RolloutEngine
@@ -94,9 +93,9 @@ def train_on_draws(
         reference = None
         # with an adapter, the reference is the policy without it
         if cfg.reads_reference and cfg.adapter is Adapter.none:
-            reference = load_start(policy, cfg, device).requires_grad_(False)
+            reference = trainer_class.load_reference(policy, cfg, device)
         fit = Fit(trainer_class, cfg, rows, contract, policy, out)
-        model = load_start(policy, cfg, fit.args.device)
+        model = trainer_class.load_start(policy, cfg, fit.args.device)
         trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
         if trainer.is_padded:
             out.warn(

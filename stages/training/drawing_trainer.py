@@ -17,24 +17,18 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
 from transformers import PreTrainedModel
-from trl.trainer import add_fused_lm_head
 
 from stages.config.blocks.draws import Drawing
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.relative_scores import floors_by_prompt
-from stages.models import lm_head
-from stages.models.loading import load_model
-from stages.models.packing import pack_groups, read_groups, send_batch
-from stages.models.scoring import autocast
 from stages.store.truncation import MOST
 from stages.training.first_draws import FirstDraws
-from stages.training.micro_batches import Batch, MicroBatches, StepRows
+from stages.training.micro_batches import MicroBatches, StepRows
 from stages.training.rollouts import Rollout, Rollouts, describe_step
 from stages.training.token_rows import Row
 
@@ -43,42 +37,6 @@ MOST_DEAD = 10  # steps in a row in which no group teaches
 MOST_GAP = 0.05  # nats per token between the log-probs of an engine and the trainer's
 ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
 FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rewards are relative
-
-
-class Scored(NamedTuple):
-    """A completion, its advantage, and each of its tokens' share in the step's loss."""
-
-    draw: Rollout
-    advantage: float
-    share: float
-
-    @property
-    def token_ids(self) -> list[int]:
-        return self.draw.token_ids or []
-
-
-def load_start(policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
-    """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference."""
-    model = load_model(policy, cfg.start_weights, device)
-    read_groups(model)
-    lm_head.install_cpu_head()
-    add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
-    return model
-
-
-def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[Row]:
-    """Return a group in parts of at most `budget` tokens (None: any number), or of one completion, as all parts are if
-    they will be padded. Every part has the prompt. Together they have the group's gradient, as advantages and shares
-    are those of the step."""
-    parts = list[Row]()
-    room = 0
-    for completion in row["completions"]:
-        if not parts or (budget and (is_padded or len(completion.token_ids) > room)):
-            parts.append({**row, "completions": []})
-            room = (budget or 0) - len(row["prompt_ids"])
-        parts[-1]["completions"].append(completion)
-        room -= len(completion.token_ids)
-    return parts
 
 
 def ways_to_differ(cfg: Drawing, ended: float) -> str:
@@ -105,23 +63,6 @@ def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: Drawing) -> str:
     return f"align={cfg.block}: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
 
 
-def count_group_tokens(row: Row) -> int:
-    """Return the number of tokens that the model reads of a group: of each completion all except the last."""
-    completions = [len(completion.token_ids) - 1 for completion in row["completions"]]
-    return len(row["prompt_ids"]) + sum(completions)
-
-
-def idle_row(row: Row) -> Row:
-    """Return a row that only keeps a process busy: one completion with share 0 in the loss."""
-    return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}
-
-
-def reading_options(inputs: Batch) -> dict[str, Any]:
-    """Return the arguments with which a model reads a batch of groups."""
-    options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
-    return options | {"use_cache": False, "fused_lm_head": True}
-
-
 class DrawingTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its weights from `rollouts`, which is set
     before training, as is the frozen `reference` if the loss reads one and there is no adapter."""
@@ -136,17 +77,30 @@ class DrawingTrainer(MicroBatches):
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._total_train_tokens = 0
         super().__init__(*args, **kwargs)
-        self.loss_is_scaled_for_ga = True  # shares are those of the whole step
+
+    @classmethod
+    @abstractmethod
+    def load_start(cls, policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
+        """Return the SFT model as this trainer reads its rows: the policy before the first step."""
+
+    @classmethod
+    def load_reference(cls, policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
+        """Return the SFT model as the frozen reference."""
+        return cls.load_start(policy, cfg, device).requires_grad_(False)
 
     @property
     def reads_old_log_probs(self) -> bool:
         """True if the loss of a pool's later steps needs the log-probs of the weights that drew."""
-        return True
+        return False
 
     @property
     def learns_from_older_draws(self) -> bool:
         """True if earlier weights drew the completions of this step."""
         return self.rollouts.pool.start < self.state.global_step
+
+    def remember_log_probs(self, groups: Sequence[list[Rollout]]) -> None:
+        """Add to completions the log-probs of their tokens by the weights of now, for a loss that reads them."""
+        raise NotImplementedError
 
     @abstractmethod
     def teaches(self, group: list[Rollout]) -> bool:
@@ -154,37 +108,19 @@ class DrawingTrainer(MicroBatches):
 
     @abstractmethod
     def step_rows(self, groups: Sequence[list[Rollout]]) -> list[Row]:
-        """Return the groups of a step that teach something, each as its prompt and its `Scored` completions; none if
-        the step teaches nothing. Shares are those of the whole step, in all processes."""
+        """Return what a step teaches, in all processes, as rows; none if it teaches nothing."""
 
-    def count_tokens(self, row: Row) -> int:
-        if self.is_padded:
-            longest = max(len(completion.token_ids) for completion in row["completions"])
-            return len(row["completions"]) * (len(row["prompt_ids"]) + longest - 1)
-        return count_group_tokens(row)
+    @abstractmethod
+    def idle_row(self, row: Row) -> Row:
+        """Return a row that only keeps a process busy, and teaches nothing."""
 
-    def collate(self, rows: list[Row]) -> Batch:
-        """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
-        of its completion, and the sampler's log-prob of every completion."""
-        groups = list[tuple[list[int], list[list[int]]]]()
-        completions = list[Scored]()
-        for row in rows:
-            groups.append((row["prompt_ids"], [c.token_ids for c in row["completions"]]))
-            completions += row["completions"]
-        lengths = torch.tensor([len(c.token_ids) for c in completions])
-        advantages = torch.tensor([c.advantage for c in completions])
-        shares = torch.tensor([c.share for c in completions])
-        log_probs = torch.tensor([c.draw.logprob or 0.0 for c in completions])
-        batch = pack_groups(groups)
-        if all(c.draw.old_logprobs for c in completions):
-            older = [value for c in completions for value in c.draw.old_logprobs or ()]
-            batch["old_log_probs"] = torch.tensor(older)
-        return batch | {
-            "advantages": advantages.repeat_interleave(lengths),
-            "shares": shares.repeat_interleave(lengths),
-            "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
-            "sampled": torch.where(shares > 0, log_probs, 0.0),
-        }
+    def finish_rows(self, rows: list[Row], _of_step: list[Row]) -> list[Row]:
+        """Return the rows of this process with what only the process that trains on them computes."""
+        return rows
+
+    @abstractmethod
+    def count_rows(self, rows: list[Row]) -> None:
+        """Count the tokens of a step's rows, in all processes, as trained."""
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -204,11 +140,14 @@ class DrawingTrainer(MicroBatches):
         loss = torch.zeros((), device=self.args.device)
         if live:
             # The groups of this process, or an idle row if there are none.
-            rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
+            rows_here = live[self.args.process_index :: self.args.world_size]
+            if not rows_here:
+                rows_here = [self.idle_row(live[0])]
+            rows_here = self.finish_rows(rows_here, live)
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine and not self.learns_from_older_draws:
                 self.validate_engine_gap(self.summarize("train")["sampler_gap"])
-        self._total_train_tokens += sum(map(count_group_tokens, live))
+        self.count_rows(live)
         figures = describe_step(groups, self.teaches) | {"num_tokens": self._total_train_tokens}
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
@@ -250,23 +189,6 @@ class DrawingTrainer(MicroBatches):
         if message:
             self.out.warn(message)
 
-    @torch.no_grad()
-    def remember_log_probs(self, groups: Sequence[list[Rollout]]) -> None:
-        """Add to completions the log-probs of their tokens by the weights of now."""
-        rows = list[Row]()
-        for group in groups:
-            completions = [Scored(draw, 0.0, 1.0) for draw in group]
-            prompt_ids = self.rollouts.token_ids[group[0].prompt_id]
-            rows.append({"prompt_ids": prompt_ids, "completions": completions})
-        for part in self.micro_batches(rows):
-            batch = send_batch(self.collate(part), self.args.device)
-            with autocast(self.cfg.precision, self.args.device):
-                log_probs = self.model(**reading_options(batch)).log_probs[0].float()
-            completions = [each for row in part for each in row["completions"]]
-            lengths = [len(each.token_ids) for each in completions]
-            for each, values in zip(completions, log_probs.split(lengths), strict=True):
-                each.draw.old_logprobs = values.tolist()
-
     def validate_engine_gap(self, gap: float) -> None:
         """Raise UserError if the engine's log-probs of the step's tokens are so far from the trainer's that the engine
         had other weights, and forget the step's rollouts."""
@@ -278,38 +200,6 @@ class DrawingTrainer(MicroBatches):
             f"{self.cfg.block}.sampler=vllm: {problem}, at most {MOST_GAP:g} is allowed. Nothing is published. "
             f"Type the same command again to resume; if it recurs, use {self.cfg.block}.sampler=hf."
         )
-
-    def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
-        parts = list[Row]()
-        for row in rows:
-            parts += divide_group(row, self.token_budget, self.is_padded)
-        most = max(gather_object([len(parts)]))
-        idle = [idle_row(rows[0])] * (most - len(parts))
-        return super().micro_batches(parts + idle)
-
-    def is_divisible(self, rows: list[Row]) -> bool:
-        return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
-
-    def note_draws(self, inputs: Batch, log_probs: torch.Tensor, entropy: torch.Tensor) -> None:
-        """Note the policy's entropy, and how far its log-probs are from those of the sampler of the same weights, if both
-        are at one temperature."""
-        counts = inputs["shares"] > 0
-        is_at_one_temperature = self.cfg.temperature == self.rollouts.logprob_temperature
-        if is_at_one_temperature and not self.learns_from_older_draws:
-            counted = torch.where(counts, log_probs, 0).float()
-            sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
-            self.note("sampler_gap", (sums - inputs["sampled"]).abs().sum(), counts.sum())
-        self.note("entropy", torch.where(counts, entropy, 0).sum(), counts.sum())
-
-    @torch.no_grad()
-    def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
-        """Return the log-probs under the SFT model: the frozen copy or, without one, the policy without adapter."""
-        with autocast(self.cfg.precision, self.args.device):
-            if self.reference:
-                return self.reference(**options).log_probs[0]  # type: ignore[no-any-return]
-            with self.model.disable_adapter():
-                return self.model(**options).log_probs[0]  # type: ignore[no-any-return]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Answer the held-out prompts greedily. Log the mean reward, and the shares that are truncated, have loops and,

@@ -15,7 +15,8 @@ from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training.callbacks import FreedMemory
-from stages.training.drawing_trainer import DrawingTrainer, Scored
+from stages.training.completion_trainer import Scored
+from stages.training.drawing_trainer import DrawingTrainer
 from stages.training.first_draws import FirstDraws
 from stages.training.rollouts import Rollout
 from tests.helpers import TINY, Chain, nodes, refused, settings

@@ -25,13 +25,13 @@ from stages.models import packing
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.objectives import grpo as objective
+from stages.objectives.grpo import GroupTrainer
 from stages.store.records import Example, Judgement, load
 from stages.store.store import Store
 from stages.store.workspace import StageDir, read_curves
 from stages.training import drawing
 from stages.training import rollouts as rollouts_file
 from stages.training.adapters import apply_adapter
-from stages.training.drawing_trainer import load_start
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, reward_message
@@ -76,11 +76,11 @@ def trainer_of(
     )
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(
-        apply_adapter(load_start(policy, fit.cfg, fit.args.device), fit.cfg)
+        apply_adapter(GroupTrainer.load_start(policy, fit.cfg, fit.args.device), fit.cfg)
     )
     trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, relative, out)
     if cfg.beta:
-        trainer.reference = load_start(policy, cfg, fit.args.device)
+        trainer.reference = GroupTrainer.load_start(policy, cfg, fit.args.device)
     return trainer
 
 
