@@ -10,12 +10,14 @@ TABLES = read_beside(__file__)
 # run that the policy is compared with. `control` is the policy's, `control_NAME` that of an arm. In settings, an
 # objective's name means the policy too, if it trained it.
 Role = StrEnum(
-    "Role", "base sft control control_dpo control_grpo control_pairs policy other dpo kto grpo"
+    "Role",
+    "base sft control control_dpo control_grpo control_online_dpo control_pairs policy other dpo kto grpo online_dpo",
 )
 
-# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none.
+# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers, online
+# DPO on pairs of these; or none.
 # `given`: the policy was trained elsewhere, and is examined. `raft` is a word for grpo with `grpo.baseline=best`.
-Align = StrEnum("Align", "dpo kto grpo raft given none")
+Align = StrEnum("Align", "dpo kto grpo online_dpo raft given none")
 
 # The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.
 ControlPairs = StrEnum("ControlPairs", "random coin")

@@ -162,6 +162,18 @@ class Target(StrEnum):
         draws=True,
         title="GRPO",
     )
+    online_dpo = Stage(
+        "online_dpo",
+        1,
+        "pairs of answers of its own (align=online_dpo)",
+        Phase.policy,
+        next="eval",
+        absent="Set align=online_dpo or arms=[online_dpo].",
+        settings=("online_dpo",),
+        section="curves",
+        draws=True,
+        title="Online DPO",
+    )
     reward = Stage(
         "reward",
         7,

@@ -3,7 +3,8 @@
 from importlib.util import find_spec
 
 from stages.config.blocks.objective import Training
-from stages.config.blocks.training import BLOCKS, DPO
+from stages.config.blocks.pair_loss import PairLoss
+from stages.config.blocks.training import BLOCKS
 from stages.config.choices import SIMPO, Checkpointing, Forward
 from stages.config.errors import SYNONYMS, UserError, nearest
 from stages.config.installation import install_command
@@ -80,7 +81,7 @@ def validate_trainer(objective: str, block: Training) -> None:
         raise UserError(
             f"{key}.neftune_noise_alpha: packed rows get too little noise. Leave it out."
         )
-    if isinstance(block, DPO):
+    if isinstance(block, PairLoss):
         validate_losses(block)
 
 
@@ -98,53 +99,53 @@ def not_passed_on_message(objective: str, argument: str) -> str | None:
     return f"TRL does not have this argument, or only the {objective} stage sets it. {way_out}"
 
 
-def validate_losses(cfg: DPO) -> None:
-    """Raise UserError for DPO's losses, weights and arguments that do not work together, or that no loss reads."""
+def validate_losses(cfg: PairLoss) -> None:
+    """Raise UserError for losses of pairs, weights and arguments that do not work together, or that no loss reads."""
     losses, weights, arguments = cfg.loss_type, cfg.loss_weights, cfg.trainer
-    if not losses and not cfg.own:
-        raise UserError("dpo.loss_type=[] is empty. Type dpo.loss_type=[sigmoid].")
+    block = cfg.block
+    if not losses and cfg.has_trl_loss:
+        raise UserError(f"{block}.loss_type=[] is empty. Type {block}.loss_type=[sigmoid].")
     if weights is not None and (len(weights) != len(losses) or not any(weights)):
         raise UserError(
-            f"dpo.loss_weights={weights}: {len(losses)} losses need as many weights, not all 0. "
-            "Type dpo.loss_weights=null for equal weights."
+            f"{block}.loss_weights={weights}: {len(losses)} losses need as many weights, not all 0. "
+            f"Type {block}.loss_weights=null for equal weights."
         )
     if SIMPO in losses and len(losses) > 1:
         raise UserError(
-            f"dpo.loss_type={losses}: simpo needs no reference, and the other losses do. "
-            "Type dpo.loss_type=[simpo] dpo.loss_weights=null, or leave simpo out."
+            f"{block}.loss_type={losses}: simpo needs no reference, and the other losses do. "
+            f"Type {block}.loss_type=[simpo] {block}.loss_weights=null, or leave simpo out."
         )
     divergence = arguments.f_divergence_type or "reverse_kl"
     for loss in losses:
         if divergence != "reverse_kl" and loss not in OF_ANY_DIVERGENCE:
             raise UserError(
-                f"dpo.trainer.f_divergence_type={divergence}: the loss {loss} does not support it. Leave it out."
+                f"{block}.trainer.f_divergence_type={divergence}: the loss {loss} does not support it. Leave it out."
             )
     given = {*arguments.given}
     if cfg.first_difference and (
         {*losses}.difference(OF_MARGINS) or {"ld_alpha", "f_divergence_type"} & given
     ):
         raise UserError(
-            f"dpo.first_difference=true: only {', '.join(OF_MARGINS)} read cut completions, without ld_alpha or "
-            "f_divergence_type. Set dpo.first_difference=false."
+            f"{block}.first_difference=true: only {', '.join(OF_MARGINS)} read cut completions, without ld_alpha or "
+            f"f_divergence_type. Set {block}.first_difference=false."
         )
     argument = unread_argument(cfg)
     if argument:
-        names = " or ".join(losses) or cfg.own.name
         raise UserError(
-            f"dpo.trainer.{argument}: the loss {names} does not read this. Leave it out."
+            f"{block}.trainer.{argument}: the loss {cfg.loss_names} does not read this. Leave it out."
         )
     if "exo_pair" in losses and not arguments.label_smoothing:
         raise UserError(
-            "dpo.loss_type=[exo_pair]: add dpo.trainer.label_smoothing=0.001 (arXiv:2402.00856)."
+            f"{block}.loss_type=[exo_pair]: add {block}.trainer.label_smoothing=0.001 (arXiv:2402.00856)."
         )
     if arguments.use_weighting and not {*losses}.isdisjoint(UNWEIGHTED):
         raise UserError(
-            "dpo.trainer.use_weighting: aot, aot_unpaired, hinge and sft cannot weight single pairs. Leave it out."
+            f"{block}.trainer.use_weighting: aot, aot_unpaired, hinge and sft cannot weight single pairs. Leave it out."
         )
 
 
-def unread_argument(cfg: DPO) -> str | None:
-    """Return the first argument in `dpo.trainer` that no loss with a weight reads; None if there is none."""
+def unread_argument(cfg: PairLoss) -> str | None:
+    """Return the first argument in `trainer` that no loss with a weight reads; None if there is none."""
     weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
     weighted_losses = {loss for loss, weight in zip(cfg.loss_type, weights, strict=True) if weight}
     for argument, readers in READ_BY.items():
@@ -152,7 +153,7 @@ def unread_argument(cfg: DPO) -> str | None:
         if is_set and weighted_losses.isdisjoint(readers):
             return argument
     for argument in OF_TRL_LOSSES:
-        if (cfg.reference_free or cfg.own) and argument in cfg.trainer.given:
+        if not cfg.has_trl_loss and argument in cfg.trainer.given:
             return argument
     return None
 

@@ -225,7 +225,7 @@ def starting_loss(cfg: DPO) -> float | None:
     user-defined loss)."""
     arguments = cfg.trainer
     if (
-        cfg.own
+        not cfg.has_trl_loss
         or arguments.use_weighting
         or arguments.router_aux_loss_coef
         or "sft" in cfg.loss_type

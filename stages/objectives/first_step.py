@@ -9,7 +9,13 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
@@ -185,8 +191,10 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     return total / pairs
 
 
-def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> list[Scores]:
-    """Return `pair_log_probs` of every pair under the policy."""
+def score_in_batches(
+    trainer: MicroBatches, pairs: Sequence[PairLogProbs], model: PreTrainedModel | None = None
+) -> list[Scores]:
+    """Return `pair_log_probs` of every pair under the policy, or under another model."""
     lengths = list[int]()
     for pair in pairs:
         longer = max(len(pair.chosen_ids), len(pair.rejected_ids))
@@ -195,7 +203,7 @@ def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> li
     scores = dict[int, Scores]()
     for places in batches_by_length(lengths, trainer.token_budget, trainer.args.device):
         batch = [pairs[i] for i in places]
-        scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
+        scored = pair_log_probs(model or trainer.model, batch, pad_id, trainer.cfg.precision)
         scores |= zip(places, scored, strict=True)
     return [scores[i] for i in range(len(pairs))]
 

@@ -38,6 +38,7 @@ HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluati
 # of the draws before the first step
 FIRST = ("first_prompts", "first_ended", "first_right", "first_contrast")
 CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
+CURVES += ("rewards/accuracies", "rewards/margins")  # of an objective that makes pairs
 
 
 def train_on_draws(

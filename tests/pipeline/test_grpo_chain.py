@@ -1,4 +1,4 @@
-"""GRPO in real processes: a killed training ends with the same weights, and two processes train what one does."""
+"""GRPO and online DPO in real processes: a killed training ends with the same weights, and two processes train what one does."""
 
 import json
 from pathlib import Path
@@ -15,19 +15,18 @@ from tests.pipeline.test_resume import checkpoints, kill_when
 LINE = ("stage=grpo", "align=grpo", "grpo.temperature=1.5")
 
 
-@pytest.fixture
-def trained(chain: Chain) -> tuple[Chain, Path]:
-    """A chain without its GRPO node, and the node's folder of an undisturbed training by one process."""
-    build(chain.root, *LINE)
-    alone = chain.root / "alone"
-    chain.folder("grpo", *LINE).rename(alone)
-    return chain, alone
+ONLINE = ("stage=online_dpo", "align=online_dpo", "online_dpo.temperature=1.5")
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, Path]) -> None:
-    chain, alone = trained
-    node = nodes(chain.root, *LINE)["grpo"]
+@pytest.mark.parametrize("line", [LINE, ONLINE], ids=["grpo", "online_dpo"])
+def test_a_killed_training_goes_on_with_the_same_rollouts(
+    line: tuple[str, ...], chain: Chain
+) -> None:
+    build(chain.root, *line)
+    objective = line[0].removeprefix("stage=")
+    alone = chain.folder(objective, *line).rename(chain.root / "alone")
+    node = nodes(chain.root, *line)[objective]
     store = Store(chain.root)
     shards = store.partial(node) / SCRATCH / "rollouts"
 
@@ -37,10 +36,11 @@ def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, 
             and len([*shards.glob("*.parquet")]) >= 6
         )
 
-    kill_when(reached, chain.root, "grpo", False, *LINE[1:], cadence=("grpo.runtime.save_steps=2",))
+    cadence = (f"{objective}.runtime.save_steps=2",)
+    kill_when(reached, chain.root, objective, False, *line[1:], cadence=cadence)
     drawn = [*shards.glob("*.parquet")]
     assert len(drawn) > max(checkpoints(shards.parent))
-    build(chain.root, *LINE)
+    build(chain.root, *line)
     after = store.find(node)
     assert after is not None
     assert after["digest"] == json.loads((alone / "manifest.json").read_text())["digest"]
@@ -82,6 +82,22 @@ def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chai
         "tokens",
         *(["kl"] if "grpo.beta=0.1" in changes else []),
     ):
+        assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_pairs_of_one(chain: Chain) -> None:
+    build(chain.root, *ONLINE)
+    manifest = chain.manifest("online_dpo", *ONLINE)
+    one = chain.folder("online_dpo", *ONLINE).rename(chain.root / "alone")
+    two = ("launch=ddp", "launch.processes=2", "online_dpo.runtime.token_budget=60")
+    ran = command(*TINY, f"outputs={chain.root}", *ONLINE, *two)
+    assert ran.returncode == 0, ran.stderr
+    folders = one, chain.folder("online_dpo", *ONLINE)
+    weights, together = (load_file(folder / "model" / "model.safetensors") for folder in folders)
+    assert max(float((weights[name] - together[name]).abs().max()) for name in weights) <= 1e-5
+    metrics = chain.manifest("online_dpo", *ONLINE)["metrics"]
+    for name in ("reward", "eval_reward", "rewards/margins", "dead_steps"):
         assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
 
 

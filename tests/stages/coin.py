@@ -24,7 +24,9 @@ def tossed(
     dpo.run(cfg.dpo, {"policy": inputs["sft"], **pairs}, work(folder / "dpo"))
     answer_inputs = {"model": folder / "dpo", "data": inputs["data"]}
     answer.run(cfg.answer, answer_inputs, work(folder / "answer"))
-    shutil.copy(inputs["policy"] / "manifest.json", folder / "dpo")  # the evaluation reads its stage
+    shutil.copy(
+        inputs["policy"] / "manifest.json", folder / "dpo"
+    )  # the evaluation reads its stage
     compared = inputs | {"policy": folder / "dpo", "answer_policy": folder / "answer"}
     evaluate(cfg.eval, compared, work(folder / "eval"))
     return json.loads((folder / "eval" / "results.json").read_text())

@@ -7,7 +7,6 @@ from omegaconf import MISSING
 
 from stages.config import choices
 from stages.config.blocks.arguments import (
-    DPOArguments,
     RewardArguments,
     SFTArguments,
 )
@@ -15,6 +14,8 @@ from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.models import Own, Template
 from stages.config.blocks.objective import Objective, Training
+from stages.config.blocks.online_dpo import OnlineDPO
+from stages.config.blocks.pair_loss import PairLoss
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import (
     SampledRuntime,
@@ -89,19 +90,15 @@ class Reference:
 
 
 @dataclass
-class DPO(Training):
+class DPO(PairLoss):
     """Direct preference optimization on pairs (arXiv:2305.18290)."""
 
     objective = Objective.read("dpo")
-    beta: float = positive()
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
-    loss_weights: list[float] | None = MISSING
     own: Own = field(default_factory=Own)
     simpo_gamma: float | None = None
-    first_difference: bool = MISSING
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
-    trainer: DPOArguments = field(default_factory=DPOArguments)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     def __post_init__(self) -> None:
@@ -121,16 +118,17 @@ class DPO(Training):
             )
 
     @property
-    def depends_on_micro_batch(self) -> bool:
-        """True also for `aot` losses."""
-        # they sort the pairs of a micro-batch (arXiv:2406.05882)
-        has_aot_loss = not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
-        return super().depends_on_micro_batch or has_aot_loss
-
-    @property
     def reference_free(self) -> bool:
         """True if the only loss is SimPO's, which needs no reference."""
         return self.loss_type == [choices.SIMPO]
+
+    @property
+    def has_trl_loss(self) -> bool:
+        return not self.own and not self.reference_free
+
+    @property
+    def loss_names(self) -> str:
+        return str(self.own.name) if self.own else super().loss_names
 
     @property
     def title(self) -> str:
@@ -185,6 +183,7 @@ BLOCKS: dict[str, type[Training]] = {
     "dpo": DPO,
     "kto": KTO,
     "grpo": GRPO,
+    "online_dpo": OnlineDPO,
     "reward": Reward,
 }
 OBJECTIVES = {name: block.objective for name, block in BLOCKS.items()}

@@ -1,0 +1,147 @@
+"""Online DPO (arXiv:2402.04792): pairs of a prompt's draws, and DPO's loss on them.
+
+Of the completions that end, the best is chosen over the worst, then the next best over the next worst, as long as their
+rewards differ. The reference is the SFT model. In a pool of several steps (semi-online, arXiv:2506.21495) later steps
+learn from pairs that earlier weights drew: the loss is one of given pairs, and reads no π_old."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stages.config.blocks.draws import Drawing
+from stages.config.blocks.online_dpo import OnlineDPO
+from stages.config.choices import Forward
+from stages.config.errors import UserError
+from stages.models.loading import load_model
+from stages.models.packing import pack_pairs
+from stages.models.scoring import allowed_gap, install_scoring
+from stages.objectives.dpo import StoredReferenceTrainer, cut_at_difference, trl_row
+from stages.objectives.first_step import Scores, score_in_batches
+from stages.store.records import PairLogProbs
+from stages.training.drawing_trainer import DrawingTrainer
+from stages.training.micro_batches import Batch
+from stages.training.rollouts import Rollout
+from stages.training.token_rows import Row
+
+
+def pairs_of_draws(group: Sequence[Rollout], most: int) -> list[tuple[Rollout, Rollout]]:
+    """Return at most so many pairs (chosen, rejected) of a prompt's completions that ended, no completion twice."""
+    ended = list[Rollout]()
+    for draw in group:
+        if draw.finish_reason == "stop" and draw.reward is not None:
+            ended.append(draw)
+    ranked = sorted(ended, key=reward_of, reverse=True)
+    pairs = list[tuple[Rollout, Rollout]]()
+    for place in range(min(most, len(ranked) // 2)):
+        chosen = ranked[place]
+        rejected = ranked[-1 - place]
+        if reward_of(chosen) > reward_of(rejected):
+            pairs.append((chosen, rejected))
+    return pairs
+
+
+def reward_of(draw: Rollout) -> float:
+    assert draw.reward is not None
+    return draw.reward
+
+
+class OnlinePairTrainer(DrawingTrainer, StoredReferenceTrainer):
+    """DPO's trainer on pairs of draws, whose reference is scored when a step has drawn them. A step's loss is the mean
+    over its pairs in all processes."""
+
+    cfg: OnlineDPO  # type: ignore[assignment]
+
+    @classmethod
+    def load_start(cls, policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
+        model = load_model(policy, cfg.start_weights, device)
+        pack_pairs(model)
+        return model
+
+    @classmethod
+    def load_reference(cls, policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedModel:
+        model = load_model(policy, cfg.start_weights, device)
+        return install_scoring(model, Forward.shared_prefix).requires_grad_(False)
+
+    def teaches(self, group: list[Rollout]) -> bool:
+        return bool(pairs_of_draws(group, self.cfg.pairs))
+
+    def step_rows(self, groups: Sequence[list[Rollout]]) -> list[Row]:
+        """Return a step's pairs, without log-probs of the reference."""
+        rows = list[Row]()
+        for group in groups:
+            for chosen, rejected in pairs_of_draws(group, self.cfg.pairs):
+                pair = PairLogProbs(
+                    id=chosen.candidate_id,
+                    prompt_ids=self.rollouts.token_ids[chosen.prompt_id],
+                    chosen_ids=chosen.token_ids or [],
+                    rejected_ids=rejected.token_ids or [],
+                    chosen_logps=[],
+                    rejected_logps=[],
+                )
+                rows.append({"pair": pair})
+        return rows
+
+    def idle_row(self, row: Row) -> Row:
+        return {**row, "is_idle": True}
+
+    def count_rows(self, rows: list[Row]) -> None:
+        """Count nothing: TRL counts the tokens of a batch."""
+
+    def finish_rows(self, rows: list[Row], of_step: list[Row]) -> list[Row]:
+        """Return the rows of `trl_row` of this process, with the reference's log-probs. Before the first update, raise
+        UserError if the policy's are others."""
+        pairs: list[PairLogProbs] = [row["pair"] for row in rows]
+        scores = self.reference_scores(pairs)
+        for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+            pair.chosen_logps = chosen
+            pair.rejected_logps = rejected
+        if self.state.global_step == 0:
+            self.require_log_ratio_0(pairs)
+        chosen_tokens = [float(len(row["pair"].chosen_ids)) for row in of_step]
+        self._chosen_per_pair = torch.tensor(fmean(chosen_tokens), device=self.args.device)
+        taught = [pair for pair, row in zip(pairs, rows, strict=True) if not row.get("is_idle")]
+        # processes average their gradients, and may have unequal numbers of pairs
+        self.share_of_step = len(taught) * self.args.world_size / len(of_step)
+        finished = list[Row]()
+        for pair in pairs:
+            scored = cut_at_difference(pair) if self.cfg.first_difference else pair
+            finished.append(trl_row(scored, self.cfg.trainer.ld_alpha))
+        return finished
+
+    @torch.no_grad()
+    def reference_scores(self, pairs: list[PairLogProbs]) -> list[Scores]:
+        """Return the log-probs of pairs under the SFT model: the frozen copy or, without one, the policy without
+        adapter."""
+        if self.reference:
+            return score_in_batches(self, pairs, self.reference)
+        self.model.eval()
+        with self.model.disable_adapter():
+            scores = score_in_batches(self, pairs)
+        self.model.train()
+        return scores
+
+    def require_log_ratio_0(self, pairs: list[PairLogProbs]) -> None:
+        """Raise UserError if the policy before the first update is not the reference, by their log-probs of pairs."""
+        self.model.eval()
+        scores = score_in_batches(self, pairs)
+        self.model.train()
+        reference = list[float]()
+        policy = list[float]()
+        for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+            reference += [*pair.chosen_logps, *pair.rejected_logps]
+            policy += [*chosen, *rejected]
+        gap = fmean(abs(a - b) for a, b in zip(policy, reference, strict=True))
+        allowed = allowed_gap(self.cfg.precision, fmean(map(abs, reference)))
+        if not gap <= allowed:
+            raise UserError(
+                f"align=online_dpo: before the first step the policy and its reference differ by {gap:.2g} nats per token "
+                f"on {len(pairs)} pairs ({allowed:.2g} is allowed in {self.cfg.precision}). Both are the SFT model: build "
+                "it again by rebuild=sft."
+            )
+
+    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, inputs, *args, **kwargs) * self.share_of_step
