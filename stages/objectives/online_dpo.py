@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from stages.config.blocks.draws import Drawing
@@ -103,14 +104,27 @@ class OnlinePairTrainer(DrawingTrainer, StoredReferenceTrainer):
             self.require_log_ratio_0(pairs)
         chosen_tokens = [float(len(row["pair"].chosen_ids)) for row in of_step]
         self._chosen_per_pair = torch.tensor(fmean(chosen_tokens), device=self.args.device)
-        taught = [pair for pair, row in zip(pairs, rows, strict=True) if not row.get("is_idle")]
         # processes average their gradients, and may have unequal numbers of pairs
-        self.share_of_step = len(taught) * self.args.world_size / len(of_step)
+        self.share_of_step = len(pairs) * self.args.world_size / len(of_step)
         finished = list[Row]()
-        for pair in pairs:
+        for pair, row in zip(pairs, rows, strict=True):
             scored = cut_at_difference(pair) if self.cfg.first_difference else pair
-            finished.append(trl_row(scored, self.cfg.trainer.ld_alpha))
+            finished.append(row | trl_row(scored, self.cfg.trainer.ld_alpha))
         return finished
+
+    def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
+        """Divide the pairs as DPO does, into equally many parts in each process. A part without a pair has an idle one."""
+        parts = super().micro_batches(rows)
+        most = max(gather_object([len(parts)]))
+        parts += [list[Row]()] * (most - len(parts))
+        return [part or [self.idle_row(rows[0])] for part in parts]
+
+    def collate(self, rows: list[Row]) -> Batch:
+        """Return DPO's batch with its factor in the step's loss: 0 of an idle pair."""
+        is_idle = rows[0].get("is_idle", False)
+        return super().collate(rows) | {
+            "share": torch.tensor(0.0 if is_idle else self.share_of_step)
+        }
 
     @torch.no_grad()
     def reference_scores(self, pairs: list[PairLogProbs]) -> list[Scores]:
@@ -144,4 +158,5 @@ class OnlinePairTrainer(DrawingTrainer, StoredReferenceTrainer):
             )
 
     def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(model, inputs, *args, **kwargs) * self.share_of_step
+        share = inputs.pop("share")
+        return super().compute_loss(model, inputs, *args, **kwargs) * share

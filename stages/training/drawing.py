@@ -37,8 +37,8 @@ from stages.training.token_rows import PromptRows
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
 # of the draws before the first step
 FIRST = ("first_prompts", "first_ended", "first_right", "first_contrast")
-CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
-CURVES += ("rewards/accuracies", "rewards/margins")  # of an objective that makes pairs
+OF_PAIRS = ("rewards/accuracies", "rewards/margins")
+CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap", *OF_PAIRS)
 
 
 def train_on_draws(
