@@ -31,6 +31,7 @@ from stages.training.drawing_trainer import (
     load_start,
 )
 from stages.training.fit import Fit, SplitRows
+from stages.training.replay import Replay
 from stages.training.rollout_engine import RolloutEngine
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.token_rows import PromptRows
@@ -38,7 +39,16 @@ from stages.training.token_rows import PromptRows
 HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
 # of the draws before the first step
 FIRST = ("first_prompts", "first_ended", "first_right", "first_contrast")
-CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
+CURVES = (
+    "reward",
+    "eval_reward",
+    "eval_pass_rate",
+    "kl",
+    "entropy",
+    "sampler_gap",
+    "replayed",
+    "replay_loss",
+)
 
 
 def train_on_draws(
@@ -95,6 +105,10 @@ def train_on_draws(
         # with an adapter, the reference is the policy without it
         if cfg.reads_reference and cfg.adapter is Adapter.none:
             reference = load_start(policy, cfg, device).requires_grad_(False)
+        replay = None
+        if cfg.replay:
+            demonstrations = stream(inputs["replayed"] / "examples.parquet", Example)
+            replay = Replay(demonstrations, contract, cfg, context)
         fit = Fit(trainer_class, cfg, rows, contract, policy, out)
         model = load_start(policy, cfg, fit.args.device)
         trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
@@ -103,6 +117,7 @@ def train_on_draws(
                 "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
             )
         trainer.reference = reference
+        trainer.replay = replay
         trainer.rollouts = Rollouts(
             trainer,
             cfg,

@@ -1,7 +1,7 @@
 """What all objectives share that learn from draws: completions of the model in training, with rewards.
 
 A row of the training data is a prompt. Before a step, `rollouts` gives the completions of its prompts, a group each.
-The objective says what a group teaches (`step_rows`) and what it costs (`compute_loss`). This trainer divides groups
+The objective says what a group teaches (`step_rows`) and what it costs (`loss_of_draws`). This trainer divides groups
 among processes and micro-batches, logs what was drawn, and evaluates by the reward of greedy answers.
 
 π is the policy in training, π_old the one that drew. With `sync_every=1` they are the same in every step. In a pool of
@@ -13,10 +13,11 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from types import MethodType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ from stages.models.scoring import autocast
 from stages.store.truncation import MOST
 from stages.training.first_draws import FirstDraws
 from stages.training.micro_batches import Batch, MicroBatches, StepRows
+from stages.training.replay import REPLAYED, Replay, as_draw
 from stages.training.rollouts import Rollout, Rollouts, describe_step
 from stages.training.token_rows import Row
 
@@ -62,8 +64,27 @@ def load_start(policy: Path, cfg: Drawing, device: torch.device) -> PreTrainedMo
     model = load_model(policy, cfg.start_weights, device)
     read_groups(model)
     lm_head.install_cpu_head()
+    plain_forward = model.forward
     add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
+    if cfg.replay and cfg.temperature != 1:
+        add_head_at_one(model, plain_forward)
     return model
+
+
+def add_head_at_one(model: PreTrainedModel, plain_forward: Any) -> None:
+    """Let the model score replayed rows at temperature 1, as SFT does, and draws at theirs."""
+    of_draws = model.forward.__func__
+    model.forward = plain_forward
+    add_fused_lm_head(model)
+    of_replayed = model.forward.__func__
+
+    @wraps(of_draws)
+    def forward(self: PreTrainedModel, *args: Any, replayed: bool = False, **kwargs: Any) -> Any:
+        of_rows = of_replayed if replayed else of_draws
+        return of_rows(self, *args, **kwargs)
+
+    # as a method, a copy of the model has it bound to the copy
+    model.forward = MethodType(forward, model)
 
 
 def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[Row]:
@@ -111,6 +132,12 @@ def count_group_tokens(row: Row) -> int:
     return len(row["prompt_ids"]) + sum(completions)
 
 
+def count_trained_tokens(rows: Sequence[Row]) -> int:
+    """Return the number of tokens of all completions of some rows."""
+    completions = [completion for row in rows for completion in row["completions"]]
+    return sum(len(completion.token_ids) for completion in completions)
+
+
 def idle_row(row: Row) -> Row:
     """Return a row that only keeps a process busy: one completion with share 0 in the loss."""
     return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}
@@ -124,12 +151,13 @@ def reading_options(inputs: Batch) -> dict[str, Any]:
 
 class DrawingTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its weights from `rollouts`, which is set
-    before training, as is the frozen `reference` if the loss reads one and there is no adapter."""
+    before training, as are the frozen `reference` if the loss reads one and there is no adapter, and any `replay`."""
 
     cfg: Drawing
     arguments: ClassVar = {"remove_unused_columns": False}
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
+    replay: Replay | None = None
     control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -179,6 +207,8 @@ class DrawingTrainer(MicroBatches):
         if all(c.draw.old_logprobs for c in completions):
             older = [value for c in completions for value in c.draw.old_logprobs or ()]
             batch["old_log_probs"] = torch.tensor(older)
+        if rows[0].get(REPLAYED):
+            batch[REPLAYED] = True
         return batch | {
             "advantages": advantages.repeat_interleave(lengths),
             "shares": shares.repeat_interleave(lengths),
@@ -201,15 +231,20 @@ class DrawingTrainer(MicroBatches):
             self.try_first_draws()
         groups = self.draw_step([row["id"] for row in inputs])
         live = self.step_rows(groups)
+        replayed = list[Row]()
         loss = torch.zeros((), device=self.args.device)
         if live:
             # The groups of this process, or an idle row if there are none.
-            rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
+            replayed = self.replayed_rows(live)
+            rows_here = self.rows_here(live) + self.rows_here(replayed)
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine and not self.learns_from_older_draws:
                 self.validate_engine_gap(self.summarize("train")["sampler_gap"])
         self._total_train_tokens += sum(map(count_group_tokens, live))
         figures = describe_step(groups, self.teaches) | {"num_tokens": self._total_train_tokens}
+        if replayed:
+            tokens = count_trained_tokens(replayed)
+            figures["replayed"] = tokens / (tokens + count_trained_tokens(live))
         self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [
             entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry
@@ -221,6 +256,27 @@ class DrawingTrainer(MicroBatches):
             ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align={self.cfg.block}: {problem}, so nothing is learnt. {ways}")
         return loss
+
+    def rows_here(self, rows: list[Row]) -> list[Row]:
+        """Return this process's part of a step's rows, or an idle row if it has none."""
+        idle = [idle_row(row) for row in rows[:1]]
+        return rows[self.args.process_index :: self.args.world_size] or idle
+
+    def replayed_rows(self, live: list[Row]) -> list[Row]:
+        """Return the demonstrations that are trained beside a step's groups. Their tokens have the weight of the groups'
+        on average."""
+        if not self.replay:
+            return []
+        shares = list[float]()
+        for row in live:
+            for completion in row["completions"]:
+                shares += [completion.share] * len(completion.token_ids)
+        rows = list[Row]()
+        for row in self.replay.rows(self.state.global_step, len(shares)):
+            completion = Scored(as_draw(row["completion_ids"]), 1.0, fmean(shares))
+            prompt_ids = row["prompt_ids"]
+            rows.append({REPLAYED: True, "prompt_ids": prompt_ids, "completions": [completion]})
+        return rows
 
     def draw_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
@@ -280,7 +336,15 @@ class DrawingTrainer(MicroBatches):
         )
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
+        """Return the groups in micro-batches, and then the replayed rows, whose loss is another."""
+        replayed = [row for row in rows if row.get(REPLAYED)]
+        batches = self.divide_evenly([row for row in rows if not row.get(REPLAYED)])
+        if replayed:
+            batches += self.divide_evenly(replayed)
+        return batches
+
+    def divide_evenly(self, rows: list[Row]) -> list[list[Row]]:
+        """Divide rows by the budget, which may have fallen by now, into equally many parts in each process."""
         parts = list[Row]()
         for row in rows:
             parts += divide_group(row, self.token_budget, self.is_padded)
@@ -290,6 +354,22 @@ class DrawingTrainer(MicroBatches):
 
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
+
+    @abstractmethod
+    def loss_of_draws(self, model: Any, inputs: Batch) -> torch.Tensor:
+        """Return the loss of some groups, times the number of processes, which average their gradients."""
+
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
+        """Return the loss of a micro-batch: of draws, or the cross-entropy of replayed rows."""
+        if REPLAYED not in inputs:
+            return self.loss_of_draws(model, inputs)
+        options = reading_options(inputs)
+        if self.cfg.temperature != 1:
+            options[REPLAYED] = True
+        log_probs = model(**options).log_probs[0]
+        counts = inputs["shares"] > 0
+        self.note("replay_loss", -torch.where(counts, log_probs, 0).sum(), counts.sum())
+        return -(inputs["shares"] * log_probs).sum() * self.args.world_size
 
     def note_draws(self, inputs: Batch, log_probs: torch.Tensor, entropy: torch.Tensor) -> None:
         """Note the policy's entropy, and how far its log-probs are from those of the sampler of the same weights, if both
