@@ -166,7 +166,7 @@ class GroupTrainer(CompletionTrainer):
             return best_rows(groups, token_ids, self.cfg, self.rollouts.relative)
         return group_rows(groups, token_ids, self.cfg, self.own_advantages)
 
-    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
+    def loss_of_draws(self, model: Any, inputs: Batch) -> torch.Tensor:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = reading_options(inputs)
         output = model(**options)

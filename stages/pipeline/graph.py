@@ -313,8 +313,10 @@ class Chain(Wiring):
         """Train SFT's model on draws of its own, which `label` scores. The block names the stage."""
         label = replace(self.cfg.label, audit=None, known=None)  # both are of a pool
         block = replace(block, label=label, **block.unread)
-        scorer = self.scorer(self.cfg.label)
-        self.add(name, block.block, block, policy=self.sft, data=self.data, **scorer)
+        inputs = self.scorer(self.cfg.label)
+        if block.replay:
+            inputs = inputs | {"replayed": self.sft.inputs["data"]}
+        self.add(name, block.block, block, policy=self.sft, data=self.data, **inputs)
 
     def given(self) -> None:
         """Add a policy that was trained elsewhere, under its own template, and the pairs that tell what it learnt. All

@@ -1,7 +1,11 @@
 """A trainer on completions with advantages: a group is packed as one row, in which its prompt is read once."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from functools import wraps
 from pathlib import Path
+from statistics import fmean
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +20,7 @@ from stages.models.packing import pack_groups, read_groups, send_batch
 from stages.models.scoring import autocast
 from stages.training.drawing_trainer import DrawingTrainer
 from stages.training.micro_batches import Batch
+from stages.training.replay import REPLAYED, as_draw
 from stages.training.rollouts import Rollout
 from stages.training.token_rows import Row
 
@@ -30,6 +35,22 @@ class Scored(NamedTuple):
     @property
     def token_ids(self) -> list[int]:
         return self.draw.token_ids or []
+
+
+def add_head_at_one(model: PreTrainedModel, plain_forward: Any) -> None:
+    """Let the model score replayed rows at temperature 1, as SFT does, and draws at theirs."""
+    of_draws = model.forward.__func__
+    model.forward = plain_forward
+    add_fused_lm_head(model)
+    of_replayed = model.forward.__func__
+
+    @wraps(of_draws)
+    def forward(self: PreTrainedModel, *args: Any, replayed: bool = False, **kwargs: Any) -> Any:
+        of_rows = of_replayed if replayed else of_draws
+        return of_rows(self, *args, **kwargs)
+
+    # as a method, a copy of the model has it bound to the copy
+    model.forward = MethodType(forward, model)
 
 
 def divide_group(row: Row, budget: int | None, is_padded: bool = False) -> list[Row]:
@@ -53,6 +74,12 @@ def count_group_tokens(row: Row) -> int:
     return len(row["prompt_ids"]) + sum(completions)
 
 
+def count_trained_tokens(rows: Sequence[Row]) -> int:
+    """Return the number of tokens of all completions of some rows."""
+    completions = [completion for row in rows for completion in row["completions"]]
+    return sum(len(completion.token_ids) for completion in completions)
+
+
 def reading_options(inputs: Batch) -> dict[str, Any]:
     """Return the arguments with which a model reads a batch of groups."""
     options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
@@ -71,7 +98,10 @@ class CompletionTrainer(DrawingTrainer):
         model = load_model(policy, cfg.start_weights, device)
         read_groups(model)
         lm_head.install_cpu_head()
+        plain_forward = model.forward
         add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
+        if cfg.replay and cfg.temperature != 1:
+            add_head_at_one(model, plain_forward)
         return model
 
     @property
@@ -100,6 +130,8 @@ class CompletionTrainer(DrawingTrainer):
         if all(c.draw.old_logprobs for c in completions):
             older = [value for c in completions for value in c.draw.old_logprobs or ()]
             batch["old_log_probs"] = torch.tensor(older)
+        if rows[0].get(REPLAYED):
+            batch[REPLAYED] = True
         return batch | {
             "advantages": advantages.repeat_interleave(lengths),
             "shares": shares.repeat_interleave(lengths),
@@ -124,14 +156,63 @@ class CompletionTrainer(DrawingTrainer):
             for each, values in zip(completions, log_probs.split(lengths), strict=True):
                 each.draw.old_logprobs = values.tolist()
 
+    def finish_rows(self, rows: list[Row], of_step: list[Row]) -> list[Row]:
+        """Return the rows of this process, and behind them its part of the step's replayed rows."""
+        replayed = self.replayed_rows(of_step)
+        if replayed:
+            tokens = count_trained_tokens(replayed)
+            share = tokens / (tokens + count_trained_tokens(of_step))
+            self._metrics["train"]["replayed"] = [share]
+        return rows + self.rows_here(replayed)
+
+    def replayed_rows(self, live: list[Row]) -> list[Row]:
+        """Return the demonstrations that are trained beside a step's groups. Their tokens have the weight of the groups'
+        on average."""
+        if not self.replay:
+            return []
+        shares = list[float]()
+        for row in live:
+            for completion in row["completions"]:
+                shares += [completion.share] * len(completion.token_ids)
+        rows = list[Row]()
+        for row in self.replay.rows(self.state.global_step, len(shares)):
+            completion = Scored(as_draw(row["completion_ids"]), 1.0, fmean(shares))
+            prompt_ids = row["prompt_ids"]
+            rows.append({REPLAYED: True, "prompt_ids": prompt_ids, "completions": [completion]})
+        return rows
+
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
+        """Return the groups in micro-batches, and then the replayed rows, whose loss is another."""
+        replayed = [row for row in rows if row.get(REPLAYED)]
+        batches = self.divide_evenly([row for row in rows if not row.get(REPLAYED)])
+        if replayed:
+            batches += self.divide_evenly(replayed)
+        return batches
+
+    def divide_evenly(self, rows: list[Row]) -> list[list[Row]]:
+        """Divide rows by the budget, which may have fallen by now, into equally many parts in each process."""
         parts = list[Row]()
         for row in rows:
             parts += divide_group(row, self.token_budget, self.is_padded)
         most = max(gather_object([len(parts)]))
         idle = [self.idle_row(rows[0])] * (most - len(parts))
         return super().micro_batches(parts + idle)
+
+    @abstractmethod
+    def loss_of_draws(self, model: Any, inputs: Batch) -> torch.Tensor:
+        """Return the loss of some groups, times the number of processes, which average their gradients."""
+
+    def compute_loss(self, model: Any, inputs: Batch, **_: Any) -> Any:
+        """Return the loss of a micro-batch: of draws, or the cross-entropy of replayed rows."""
+        if REPLAYED not in inputs:
+            return self.loss_of_draws(model, inputs)
+        options = reading_options(inputs)
+        if self.cfg.temperature != 1:
+            options[REPLAYED] = True
+        log_probs = model(**options).log_probs[0]
+        counts = inputs["shares"] > 0
+        self.note("replay_loss", -torch.where(counts, log_probs, 0).sum(), counts.sum())
+        return -(inputs["shares"] * log_probs).sum() * self.args.world_size
 
     def idle_row(self, row: Row) -> Row:
         return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}

@@ -30,6 +30,7 @@ from stages.training.drawing_trainer import (
     dead_steps_message,
 )
 from stages.training.fit import Fit, SplitRows
+from stages.training.replay import Replay
 from stages.training.rollout_engine import RolloutEngine
 from stages.training.rollouts import Rollout, Rollouts, reward_message
 from stages.training.token_rows import PromptRows
@@ -38,7 +39,9 @@ HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluati
 # of the draws before the first step
 FIRST = ("first_prompts", "first_ended", "first_right", "first_contrast")
 OF_PAIRS = ("rewards/accuracies", "rewards/margins")
-CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap", *OF_PAIRS)
+OF_REPLAY = ("replayed", "replay_loss")
+CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_gap")
+CURVES_OF_SOME = (*OF_PAIRS, *OF_REPLAY)
 
 
 def train_on_draws(
@@ -95,6 +98,10 @@ def train_on_draws(
         # with an adapter, the reference is the policy without it
         if cfg.reads_reference and cfg.adapter is Adapter.none:
             reference = trainer_class.load_reference(policy, cfg, device)
+        replay = None
+        if cfg.replay:
+            demonstrations = stream(inputs["replayed"] / "examples.parquet", Example)
+            replay = Replay(demonstrations, contract, cfg, context)
         fit = Fit(trainer_class, cfg, rows, contract, policy, out)
         model = trainer_class.load_start(policy, cfg, fit.args.device)
         trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
@@ -103,6 +110,7 @@ def train_on_draws(
                 "this model's attention cannot be packed, so completions are padded and each reads its prompt again."
             )
         trainer.reference = reference
+        trainer.replay = replay
         trainer.rollouts = Rollouts(
             trainer,
             cfg,
@@ -126,7 +134,7 @@ def train_on_draws(
 
     step_entries = [entry for entry in log if "live_groups" in entry]
     curves = read_curves(out.path)
-    figures = last_values(curves, *CURVES)
+    figures = last_values(curves, *CURVES, *CURVES_OF_SOME)
     warnings = [
         reward_message(step_entries, held_out_rewards, cfg),
         dead_steps_message(step_entries, cfg),

@@ -29,6 +29,7 @@ from stages.evaluation.relative_scores import floors_by_prompt
 from stages.store.truncation import MOST
 from stages.training.first_draws import FirstDraws
 from stages.training.micro_batches import MicroBatches, StepRows
+from stages.training.replay import Replay
 from stages.training.rollouts import Rollout, Rollouts, describe_step
 from stages.training.token_rows import Row
 
@@ -65,12 +66,13 @@ def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: Drawing) -> str:
 
 class DrawingTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its weights from `rollouts`, which is set
-    before training, as is the frozen `reference` if the loss reads one and there is no adapter."""
+    before training, as are the frozen `reference` if the loss reads one and there is no adapter, and any `replay`."""
 
     cfg: Drawing
     arguments: ClassVar = {"remove_unused_columns": False}
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
+    replay: Replay | None = None
     control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -139,11 +141,7 @@ class DrawingTrainer(MicroBatches):
         live = self.step_rows(groups)
         loss = torch.zeros((), device=self.args.device)
         if live:
-            # The groups of this process, or an idle row if there are none.
-            rows_here = live[self.args.process_index :: self.args.world_size]
-            if not rows_here:
-                rows_here = [self.idle_row(live[0])]
-            rows_here = self.finish_rows(rows_here, live)
+            rows_here = self.finish_rows(self.rows_here(live), live)
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
             if self.rollouts.engine and not self.learns_from_older_draws:
                 self.validate_engine_gap(self.summarize("train")["sampler_gap"])
@@ -160,6 +158,11 @@ class DrawingTrainer(MicroBatches):
             ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align={self.cfg.block}: {problem}, so nothing is learnt. {ways}")
         return loss
+
+    def rows_here(self, rows: list[Row]) -> list[Row]:
+        """Return this process's part of a step's rows, or an idle row if it has none."""
+        idle = [self.idle_row(row) for row in rows[:1]]
+        return rows[self.args.process_index :: self.args.world_size] or idle
 
     def draw_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""

@@ -28,7 +28,7 @@ def test_a_record_names_keys_and_arguments_that_exist(name: str) -> None:
     block, objective = vars(settings())[name], OBJECTIVES[name]
     arguments = [field.name for field in fields(objective.arguments_class)]
     assert block.objective is objective
-    assert type(block).__name__.lower() == name
+    assert type(block).__name__.lower() == name.replace("_", "")
     keys = {field.name for field in fields(block)}
     assert {*vars(block.trainer)} - {"extra"} <= {*arguments}
     assert {*objective.typed} <= {*arguments} and {*objective.typed.values()} <= keys

@@ -12,6 +12,7 @@ from stages.config.errors import UserError
 from stages.config.limits import (
     at_least,
     computed,
+    partial_share,
     positive,
     words,
 )
@@ -28,7 +29,13 @@ class Drawing(Training):
     """The keys of objectives that learn from draws: completions of the model in training, which `label` scores."""
 
     # so that typing the value that was always used changes no node
-    implied: ClassVar = {"sampler": "hf", "sync_every": 1, "truncated": "floor", "skip": True}
+    implied: ClassVar = {
+        "sampler": "hf",
+        "sync_every": 1,
+        "truncated": "floor",
+        "skip": True,
+        "replay": 0,
+    }
     sampler: str | None = words("hf", "vllm")
     completions: int = at_least(2)
     temperature: float = positive()
@@ -36,6 +43,7 @@ class Drawing(Training):
     sync_every: int | None = at_least(0)
     truncated: str | None = words("floor", "mask")
     skip: bool | None = MISSING
+    replay: float | None = partial_share()
     # set by the pipeline: the block of the labeler that scores the draws
     label: Any = computed(None)
     control: bool | None = computed(None)  # set by the pipeline: true for a control

@@ -40,6 +40,11 @@ class OnlineDPO(Drawing, PairLoss):
                 "online_dpo.sampler=vllm: only grpo checks that an engine has the weights in training. "
                 "Use online_dpo.sampler=hf."
             )
+        if self.replay:
+            raise UserError(
+                f"online_dpo.replay={self.replay:g}: pairs have no weights of tokens to share. Set online_dpo.replay=0; "
+                "the loss sft, as in online_dpo.loss_type=[sigmoid,sft], keeps chosen answers likely."
+            )
         if self.completions < 2 * self.pairs:
             raise UserError(
                 f"online_dpo.pairs={self.pairs} needs {2 * self.pairs} completions of a prompt. Set "
