@@ -72,6 +72,7 @@ NAMES = [
     "answer.runtime.python",
     "eval.by",
     "grpo.runtime.python",
+    "online_dpo.runtime.python",
     "store.remote",
     "tracker.entity",
     "tracker.group",

@@ -11,7 +11,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.config.extras import EXTRAS
 from stages.config.schema import OPTIONS as OPTION_TABLES
-from stages.config.stage_table import STAGES
+from stages.config.stage_table import DRAWING, STAGES
 from stages.pipeline.graph import wire_unpinned
 from stages.store import stage_sources
 from stages.store.stage_sources import OPTIONS, RECORD, Sources, require_source
@@ -33,9 +33,9 @@ def test_a_copy_is_not_edited(package: Path) -> None:
     assert not [file for file in Sources(package).changed if (package / file).exists()]
 
 
-TRAINED = {"sft", "dpo", "kto", "grpo", "reward"}
-SAMPLED = {"sample", "answer", "grpo", "benchmark"}
-LABELLED = {"label", "grpo", "eval", "report"}
+TRAINED = {"sft", "dpo", "kto", *DRAWING, "reward"}
+SAMPLED = {"sample", "answer", *DRAWING, "benchmark"}
+LABELLED = {"label", *DRAWING, "eval", "report"}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ LABELLED = {"label", "grpo", "eval", "report"}
     [
         # code of a stage, of one objective, of what all objectives import, and of a package itself
         ("dpo.py", "from functools import partial", "from our_tools import partial", {"dpo"}),
-        ("objectives/dpo.py", LOSS, OTHER_LOSS, {"dpo"}),
+        ("objectives/dpo.py", LOSS, OTHER_LOSS, {"dpo", "online_dpo"}),
         ("objectives/__init__.py", '"""Each', '1\n"""Each', TRAINED),
         # methods, properties and functions of settings, and what these use
         ("config/blocks/training.py", "self.beta / 2 if", "self.beta / 3 if", {"dpo"}),
@@ -62,7 +62,7 @@ LABELLED = {"label", "grpo", "eval", "report"}
         ("hardware/process.yaml", 'CUBLAS_OVERRIDE: "0"', 'CUBLAS_OVERRIDE: "1"', ALL),
         # files that are loaded by name, or beside a module
         ("models/templates/plain.jinja", "{%- for", "  {%- for", {"sft", "answer", "eval", "report"}),
-        ("labelers/verifier.py", "from ", "import sys\nfrom ", {"label", "grpo"}),
+        ("labelers/verifier.py", "from ", "import sys\nfrom ", {"label", *DRAWING}),
         ("samplers/vllm_driver.py", "import json", "import ujson as json", SAMPLED),
         ("evaluation/lm_eval_driver.py", "import json", "import ujson as json", {"benchmark"}),
         ("tasks/families/counting.yaml", "Count these and", "# Count these and", {"data", "source", "base"}),
@@ -137,8 +137,7 @@ def test_stray_files_change_nothing(file: str, package: Path) -> None:
 def test_a_new_file_counts_where_it_is_loaded(package: Path) -> None:
     with content(package / "labelers/mine.py", "class Mine(Labeler): ..."):
         assert edited_stages(package) == {
-            "label": ["labelers/mine.py"],
-            "grpo": ["labelers/mine.py"],
+            stage: ["labelers/mine.py"] for stage in ("label", *DRAWING)
         }
     dpo = package / "objectives/dpo.py"
     with content(dpo, f"from stages.objectives.ours import factor\n{dpo.read_text()}"):
@@ -146,7 +145,8 @@ def test_a_new_file_counts_where_it_is_loaded(package: Path) -> None:
         for number in (1, 2):
             with content(package / "objectives/ours.py", f"factor = {number}"):
                 assert edited_stages(package) == {
-                    "dpo": ["objectives/dpo.py", "objectives/ours.py"]
+                    stage: ["objectives/dpo.py", "objectives/ours.py"]
+                    for stage in ("dpo", "online_dpo")
                 }
                 digests.add(Sources(package).digest("dpo"))
         assert len(digests) == 2
@@ -186,8 +186,7 @@ def test_what_nobody_can_read_is_an_error_of_the_stages_that_need_it(package: Pa
 def test_a_file_that_only_a_setting_names_may_be_left_out(package: Path) -> None:
     with content(package / "labelers/source_order.py", None):
         assert edited_stages(package) == {
-            "label": ["labelers/source_order.py"],
-            "grpo": ["labelers/source_order.py"],
+            stage: ["labelers/source_order.py"] for stage in ("label", *DRAWING)
         }
 
 
