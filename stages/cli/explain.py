@@ -178,7 +178,7 @@ def unknown_key_message(key: str, block_class: type, argument: str = "") -> str:
         names = [*{*names, *option_files()}]
     elsewhere = keys_called(name, block)
     is_here = SYNONYMS.get(name) in names or nearest(name, names, 0.8)
-    if 0 < len(elsewhere) <= 3 and not is_here:
+    if 0 < len(elsewhere) <= 4 and not is_here:
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
     return f"{key} is not a setting.{suggest(name, names)}{way_to_trl}"
 

@@ -318,7 +318,7 @@ REFUSED = [
     ("seeds=2", "as seeds=["),
     ("dpo.lora=5", "its keys, as dpo.lora.rank="),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
-    ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta?"),
+    ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta or online_dpo.beta?"),
     ("sft.weight_decay=1", "Did you mean sft.trainer.weight_decay?"),
     ("sft.template.resize=-7", "Type sft.template.resize=true"),
     ("dpo.trainer.use_liger_kernel='2'", "Type dpo.trainer.use_liger_kernel=true"),
