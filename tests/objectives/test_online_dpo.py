@@ -177,7 +177,9 @@ def test_its_control_is_best_draws_of_as_many_prompts_and_draws(tmp_path: Path) 
         ("online_dpo.sampler=vllm", "online_dpo.sampler=hf"),
         ("online_dpo.loss_type=[simpo]", "Did you mean"),
         ("online_dpo.loss_type=[]", "online_dpo.loss_type=[sigmoid]"),
-        ("online_dpo.truncated=mask", "Leave it out"),
+        ("online_dpo.truncated=mask", "leave the key out"),
+        ("online_dpo.replay=0.1", "online_dpo.replay=0"),
+        ("label=judge", "label.kind=pointwise"),
         ("align=dpo online_dpo.beta=0.2", "align=online_dpo"),
     ],
 )

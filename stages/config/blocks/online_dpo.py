@@ -25,9 +25,9 @@ class OnlineDPO(Drawing, PairLoss):
 
     @property
     def turned_off(self) -> dict[str, str]:
-        no_rejected = "a completion that does not end is in no pair. Leave it out"
-        all_alike = "scores that do not differ make no pair. Leave it out"
-        return {"truncated": no_rejected, "skip": all_alike}
+        not_ended = "a completion that does not end is in no pair. Use align=grpo"
+        all_alike = "scores that do not differ make no pair. Use align=raft"
+        return {"truncated": not_ended, "skip": all_alike}
 
     @property
     def way_to_stay_near(self) -> str:
