@@ -13,7 +13,7 @@ from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter, Split, Strategy
+from stages.config.choices import Adapter, Align, Split, Strategy
 from stages.config.commands import COMMANDS
 from stages.config.schema import Config, raft_message
 from stages.config.stage_table import STAGES, Target
@@ -130,6 +130,9 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
         reasons["grpo.baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
     if cfg.grpo.takes_best:
         reasons["grpo.own"] = "grpo.baseline=best computes no advantages. Set another baseline"
+    elif Align.grpo not in cfg.objectives:
+        # a control of draws reads the other keys
+        reasons["grpo.own"] = "nothing in this run computes advantages. Add align=grpo"
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason

@@ -14,9 +14,9 @@ Role = StrEnum(
     "base sft control control_dpo control_grpo control_online_dpo control_pairs policy other dpo kto grpo online_dpo",
 )
 
-# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers, online
-# DPO on pairs of these; or none.
-# `given`: the policy was trained elsewhere, and is examined. `raft` is a word for grpo with `grpo.baseline=best`.
+# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers, online DPO
+# on pairs of these; or none. `given`: the policy was trained elsewhere, and is examined. `raft` is a word for grpo with
+# `grpo.baseline=best`.
 Align = StrEnum("Align", "dpo kto grpo online_dpo raft given none")
 
 # The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.

@@ -2,9 +2,9 @@
 
 A group is a prompt with the model's own completions. An advantage A is a completion's reward minus its baseline. The
 loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient if every step
-trains on its own draws (`sync_every=1`), else the policy that drew. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
-SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group, or
-once per completion if the model's attention cannot be packed.
+trains on its own draws (`sync_every=1`), else the policy that drew. A token's share is by `loss_type`. KL is k3
+(http://joschu.net/blog/kl-approx.html) to the SFT model; with the factor π/π_old its gradient is unbiased
+(arXiv:2512.02556). A prompt is read once per group, or once per completion if the model's attention cannot be packed.
 
 With `baseline=best` (RAFT, arXiv:2304.06767) the loss is that of SFT on the best draws: the mean of -log π over their
 tokens, at the temperature of the draws. An advantage is then 1 or 0, and older draws get no factor π/π_old, as

@@ -47,9 +47,9 @@ CURVES_OF_SOME = (*OF_PAIRS, *OF_REPLAY)
 def train_on_draws(
     trainer_class: type[DrawingTrainer], cfg: Drawing, inputs: dict[str, Path], out: StageDir
 ) -> dict[str, Any]:
-    """Train by a trainer of this class. Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
-    Raise UserError if too many prompts are too long or completions unscored, or training teaches
-    nothing or diverged."""
+    """Train by a trainer of this class. Publish `model/` under the policy's contract, any `adapter/`, and
+    `held_out.json`: each held-out reward. Raise UserError if too many prompts are too long or completions unscored, or
+    training teaches nothing or diverged."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
     context = read_context_length(policy)

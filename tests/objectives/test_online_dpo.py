@@ -180,6 +180,7 @@ def test_its_control_is_best_draws_of_as_many_prompts_and_draws(tmp_path: Path) 
         ("online_dpo.truncated=mask", "leave the key out"),
         ("online_dpo.replay=0.1", "online_dpo.replay=0"),
         ("label=judge", "label.kind=pointwise"),
+        ("control=true grpo.own.file=ours.py grpo.own.name=ours", "align=grpo"),
         ("align=dpo online_dpo.beta=0.2", "align=online_dpo"),
     ],
 )
