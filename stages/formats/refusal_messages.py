@@ -302,7 +302,9 @@ def refuse_unscored(head: FileHead, mapping: ColumnMapping) -> None:
     form = mapping.format
     if not isinstance(form, Scored):
         return
-    values = next(filter(form.fits, (mapping.values(row).values for row in head.rows)), {})
+    read = [mapping.values(row).values for row in head.rows]
+    complete = [values for values in read if values.keys() >= {*form.needs}]
+    values = next(filter(form.fits, complete), {})
     answers = values.get("completions", "")
     if {"scores", "ranks"} & {**form.split_objects(answers), **values}.keys():
         return

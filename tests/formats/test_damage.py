@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stages.config.errors import UserError
@@ -60,8 +60,16 @@ def damaged(draw: st.DrawFn) -> bytes:
     return b"\n".join(draw(st.permutations(written)))
 
 
+SEVERAL = {
+    "prompt": "a",
+    "completions": [{"text": "b", "score": 1}, {"text": "c", "score": 0}],
+}
+NO_ANSWERS_FIRST = "\n".join(map(json.dumps, [{"prompt": "a"}, *[SEVERAL] * 5])).encode()
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(damaged(), st.sampled_from([Purpose.answers, Purpose.preferences]))
+@example(NO_ANSWERS_FIRST, Purpose.preferences)
 def test_rows_in_are_rows_out_and_quarantined(content: bytes, purpose: Purpose) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
