@@ -85,21 +85,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 # Keys that scale=toy may lower, with every key below them
 SIZES = [
-    *(f"{block}.batch_size" for block in ("sft", "dpo", "kto", "grpo", "reward")),
-    *(f"{block}.epochs" for block in ("sft", "dpo", "kto", "grpo", "reward")),
-    *(f"{block}.max_length" for block in ("sft", "dpo", "kto", "grpo", "reward")),
-    *(f"{block}.evaluations" for block in ("sft", "dpo", "kto", "grpo", "reward")),
+    *(f"{block}.batch_size" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
+    *(f"{block}.epochs" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
+    *(f"{block}.max_length" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
+    *(f"{block}.evaluations" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
     *(f"{block}.runtime.micro_batch" for block in ("sft", "dpo", "reward")),
-    *(f"{block}.max_new_tokens" for block in ("select", "sample", "grpo", "answer")),
+    *(f"{block}.max_new_tokens" for block in ("select", "sample", "grpo", "online_dpo", "answer")),
     *(f"{block}.candidates_per_prompt" for block in ("select", "sample")),
-    *("grpo.completions", "eval.likelihood_prompts", "data.tasks"),
+    *("grpo.completions", "online_dpo.completions", "eval.likelihood_prompts", "data.tasks"),
 ]
 # What stands in for weights, sources and preferences that are not on this machine
 STAND_INS = ["model", "sft.template", "data.sources", "data.tasks", "label.path", "label.hub_split"]
 # Without these, a model that has learnt nothing would give no pair
 OF_AN_UNTRAINED_MODEL = [
-    *(f"{block}.learning_rate" for block in ("sft", "dpo", "kto", "grpo", "reward")),
-    *(f"{block}.max_dropped" for block in ("sft", "dpo", "kto", "grpo", "reward")),
+    *(f"{block}.learning_rate" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
+    *(f"{block}.max_dropped" for block in ("sft", "dpo", "kto", "grpo", "online_dpo", "reward")),
     *("select.min_score", "pairs.min_score", "pairs.max_length_ratio", "pairs.quality"),
 ]
 BRIEF = "label.own={file: docs/examples/brief.py, name: Brief}"
