@@ -64,14 +64,16 @@ def test_without_an_extra_everything_else_composes_plans_and_helps(
     assert ran.returncode == 0, ran.stderr
     usage, _, plan = ran.stdout.partition("--version")
     assert not [name for name in removed if re.search(rf"^(.* )?{name}  ", usage, re.MULTILINE)]
-    assert "nodes. First guess" in plan
+    assert ("nodes. First guess" in plan) == ("forecast" not in removed)
+    assert re.search(r"To build: \d+ nodes\.", plan)
 
 
 @pytest.mark.extended
 def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: Path) -> None:
-    house = copied(tmp_path / "house", PACKAGES, ["gc"])
+    house = copied(tmp_path / "house", PACKAGES, ["gc", "forecast"])
     assert "stage=gc: gc is not a known value" in typed(house, ["stage=gc"]).stderr
     assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
+    assert "error: plan is not a setting" in typed(house, ["stage=plan", "plan.gpu=h200"]).stderr
 
 
 # By extra, options and keys that only it has

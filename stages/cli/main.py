@@ -172,7 +172,7 @@ def log_edited_stages(nodes: dict[str, Node]) -> None:
 def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
     """Return the live page of a run."""
     # imported here, as a refusal needs no page
-    from stages.commands.planning.forecast import Forecast
+    from stages.commands.expected_costs import find_forecast
     from stages.pages.live import LivePage
 
     return LivePage(
@@ -181,7 +181,7 @@ def live_page(wired: WiredRun, targets: list[Node]) -> "LivePage":
         targets,
         provenance.command(wired.cfg.stage, wired.line.overrides),
         wired.recipe,
-        Forecast(wired.store).seconds_left,
+        find_forecast(wired.nodes, wired.store).seconds_left,
         *sweep.names_of_sweep_and_job(),
     )
 

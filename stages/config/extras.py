@@ -2,10 +2,11 @@
 
 `command.py` has the `run` of a command. `tracker.py`, `cluster.py` and `labeler.py` have the class of a tracker, a
 cluster and a labeler, whose word is the folder's name; `preflight.py` has checks of nodes before they are built.
+`forecast.py` has the class `RunForecast`, derived from `Forecast` (stages/commands/expected_costs.py): what nodes will cost.
 `conf/GROUP/OPTION.yaml` is an option of a group, as a file of `conf/` is.
 
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
-with the folder's name; and `BLOCKS`, by name the class that adds keys to a block of the core."""
+with the folder's name; and `BLOCKS`, by name the class that adds keys to a block of the core, or is a further block."""
 
 import importlib
 from functools import cache

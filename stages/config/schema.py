@@ -52,7 +52,6 @@ from stages.config.limits import (
     positive,
     random_seed,
     share,
-    words,
 )
 from stages.config.stage_table import DRAWING, Target
 
@@ -112,13 +111,6 @@ class RunLimits:
 
 
 @dataclass
-class Plan:
-    """The machine that `stage=plan` plans for."""
-
-    gpu: str | None = words(*choices.GPUS)
-
-
-@dataclass
 class Gate:
     """The earlier evaluation, and the most that a measure may lose against it."""
 
@@ -175,7 +167,6 @@ class Config:
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
     limits: RunLimits = field(default_factory=RunLimits)
-    plan: Plan = field(default_factory=Plan)
     gate: Gate = field(default_factory=Gate)
     maxima: dict[str, Any] = field(default_factory=dict)
     prices: dict[str, Price] = field(default_factory=dict)
@@ -201,8 +192,9 @@ class Config:
 
     @property
     def planned_gpu(self) -> str | None:
-        """The GPU that `stage=plan` is told to plan for; None for all other stages."""
-        return self.plan.gpu if self.stage == "plan" else None
+        """The GPU that `stage=plan` is told to plan for; None for all other stages, or without an extra that forecasts."""
+        plan = vars(self).get("plan")
+        return plan.gpu if plan and self.stage == "plan" else None
 
     @property
     def trained(self) -> dict[str, Training]:
@@ -389,9 +381,11 @@ RunLaunch = with_keys_of_extras("launch", Launch)
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
     """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name; and with the keys that extras add to blocks."""
+    that `core` does not name; and with the keys and the blocks that extras add."""
     names = {key.name for key in fields(core)}
-    kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    kinds: dict[str, type] = {}
+    for blocks in (BLOCKS, *recorded("BLOCKS").values()):
+        kinds |= {name: kind for name, kind in blocks.items() if name not in names}
     kinds |= {"tracker": RunTracker, "launch": RunLaunch}
     for name, command in COMMANDS.items():
         if command.block and name not in names:

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import mean
 
 from stages.cli.resolve import resolve_precision
-from stages.commands.planning.peak import training_parts
 from stages.config.schema import Config
+from stages.extras.forecast.peak import training_parts
 from stages.hardware import memory, process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import wire_graph

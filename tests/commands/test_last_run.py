@@ -9,7 +9,8 @@ import pytest
 
 from stages.commands import finished_run
 from stages.commands.finished_run import end_of_last_run, is_about_last_run
-from stages.commands.plan import LastRun, show_last_run
+from stages.commands.plan import show_last_run
+from stages.commands.plan_result import LastRun
 from stages.config.choices import Role
 from stages.config.errors import UserError
 from stages.store.store import Store

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands.planning.forecast import Forecast
+from stages.commands.expected_costs import Forecast
 from stages.commands.run_result import page_address
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
@@ -27,7 +27,7 @@ COMMAND = "python run.py recipe=tiny"
 
 def live_page(root: Path, *of_sweep: str) -> LivePage:
     planned = nodes(root)
-    left = Forecast(Store(root)).seconds_left
+    left = Forecast(planned, Store(root)).seconds_left
     target = [planned["report"]]
     return LivePage(Store(root), planned, target, COMMAND, "recipe: tiny", left, *of_sweep)
 
@@ -84,7 +84,7 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     report = link_from_root(report)
     assert (chain.root / "report.html").read_bytes() == report
     planned = nodes(chain.root, "dpo.seed=7")
-    left = Forecast(Store(chain.root)).seconds_left
+    left = Forecast(planned, Store(chain.root)).seconds_left
     target = [planned["dpo"]]
     other = LivePage(Store(chain.root), planned, target, "python run.py", "recipe: tiny", left)
     with other:
@@ -98,22 +98,16 @@ def test_a_finished_run_is_its_report_and_every_run_is_listed(chain: Chain, tmp_
     assert page_faults(chain.root / "index.html", tmp_path) == []
 
 
-def test_the_time_left_is_that_of_the_whole_run_or_names_what_is_not_counted(
-    chain: Chain, tmp_path: Path
-) -> None:
-    """Every node but SFT was measured here; in another store none was."""
-    for root, is_known in ((chain.root, True), (tmp_path / "new", False)):
-        page = live_page(root)
-        with page, Progress(100, "sft", "step") as progress:
-            progress.done = 50
-            page.tell(nodes(root)["sft"], "running")
-            page.look_ahead()
-            page.show()
-        left = page.forecast
-        assert left.startswith("The whole run: ")
-        assert ("DPO, Answers" in left) is not is_known
+def test_without_a_forecast_the_page_shows_progress_and_no_end(tmp_path: Path) -> None:
+    page = live_page(tmp_path)
+    with page, Progress(100, "sft", "step") as progress:
+        progress.done = 50
+        page.tell(nodes(tmp_path)["sft"], "running")
+        page.look_ahead()
+        page.show()
         html = page.render(running=True, sentence="")
-        assert f'<p class="lead">{left}</p>' in html
+    assert page.forecast == "" and 'class="lead"' not in html
+    assert progress.line() in html
 
 
 def test_the_page_of_a_sweep_shows_its_jobs(tmp_path: Path) -> None:

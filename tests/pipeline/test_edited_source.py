@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from stages.cli.main import log_edited_stages
-from stages.commands import plan
+from stages.commands.expected_costs import Forecast
 from stages.commands.node_settings import lineage_settings
+from stages.commands.plan import plan_nodes
+from stages.commands.plan_result import PlannedNode
 from stages.config.errors import UserError
 from stages.launch import job_file
 from stages.store import stage_sources
@@ -37,6 +39,11 @@ def changed_nodes(graph: dict[str, Node], other: dict[str, Node]) -> set[str]:
     return {name for name in graph if graph[name].fingerprint != other[name].fingerprint}
 
 
+def planned_nodes(graph: dict[str, Node], root: Path) -> list[PlannedNode]:
+    store = Store(root)
+    return plan_nodes(graph, store, Forecast(graph, store)).nodes
+
+
 def test_an_edited_objective_is_built_again_with_what_follows_until_the_edit_is_undone(
     built: Path,
     package: Path,
@@ -50,7 +57,7 @@ def test_an_edited_objective_is_built_again_with_what_follows_until_the_edit_is_
         use(package, monkeypatch)
         edited = nodes(built)
         assert changed_nodes(recorded, edited) == AFTER_DPO
-        planned = {node.name: node for node in plan.plan_nodes(edited, Store(built)).nodes}
+        planned = {node.name: node for node in planned_nodes(edited, built)}
         assert {name for name, node in planned.items() if node.state == "to build"} == AFTER_DPO
         [reason] = planned["dpo"].changes
         assert reason.startswith("edited") and "objectives/dpo.py" in reason
@@ -64,7 +71,7 @@ def test_an_edited_objective_is_built_again_with_what_follows_until_the_edit_is_
     use(package, monkeypatch)
     undone = nodes(built)
     assert not changed_nodes(recorded, undone)
-    assert {node.state for node in plan.plan_nodes(undone, Store(built)).nodes} == {"cached"}
+    assert {node.state for node in planned_nodes(undone, built)} == {"cached"}
 
 
 def test_an_edited_method_of_settings_changes_its_stage(

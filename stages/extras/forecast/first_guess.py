@@ -8,8 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from stages.commands.planning.peak import longest_row_tokens, model_shape, uses_gpu
-from stages.commands.planning.rows import candidates_per_prompt, expected_prompts
+from stages.commands.earlier import uses_gpu
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer
@@ -17,6 +16,8 @@ from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import Drawn, OpenAI
 from stages.config.blocks.training import Reference
 from stages.config.choices import Precision, Split
+from stages.extras.forecast.peak import longest_row_tokens, model_shape
+from stages.extras.forecast.rows import candidates_per_prompt, expected_prompts
 from stages.preflight.file_rows import file_lengths
 from stages.store.node import Node
 from stages.store.store import Store

@@ -4,41 +4,27 @@ A prompt is counted once its data is built, at CHARACTERS_PER_TOKEN. An answer t
 counts with its maximum length. Cached replies and repeated calls are not predicted."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.commands.planning.rows import (
-    candidates_per_prompt,
-    expected_prompts,
-    sources_of_answers,
-)
+from stages.commands.plan_result import PlannedCalls
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import OpenAI
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
+from stages.extras.forecast.rows import (
+    candidates_per_prompt,
+    expected_prompts,
+    sources_of_answers,
+)
 from stages.store.node import Node
 from stages.store.store import Store
 
 FRAME_CHARACTERS = 500  # that stages/labelers/rubric.py adds to a rubric
 CHARACTERS_PER_TOKEN = 4.0  # of English
 TEMPLATE_TOKENS = 8  # that a chat template adds to a prompt
-
-
-@dataclass
-class PlannedCalls:
-    """The calls that a node makes to an endpoint. `output_tokens` and `money` are the most that it can use. Numbers
-    are nan if they are not known yet; `money` is None without a price."""
-
-    node: str
-    key: str
-    model: str
-    calls: float
-    input_tokens: float
-    output_tokens: float
-    money: float | None
 
 
 def planned_calls(name: str, node: Node, store: Store) -> list[PlannedCalls]:

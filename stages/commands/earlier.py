@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stages.commands.node_settings import ABSENT, shown_settings, shown_source
-from stages.commands.planning.peak import uses_gpu
 from stages.hardware import machine
 from stages.store.manifest import Manifest, edited_source
 from stages.store.node import Node
@@ -34,6 +33,12 @@ def nearest_earlier(node: Node, store: Store) -> Earlier | None:
         seconds = manifest["wall_seconds"] if is_alike else math.nan
         oldest_first.append(Earlier(node_differences(node, manifest), seconds))
     return min(reversed(oldest_first), key=Earlier.distance, default=None)
+
+
+def uses_gpu(node: Node) -> bool:
+    """Return whether the model of this node runs on a GPU, by its `runtime` and this machine."""
+    device = getattr(getattr(node.config, "runtime", None), "device", "cpu")
+    return device == "cuda" or (device == "auto" and machine.gpu() is not None)
 
 
 def node_differences(node: Node, manifest: Manifest) -> list[str]:

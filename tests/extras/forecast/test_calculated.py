@@ -1,38 +1,24 @@
 """Tests of the plan for GPUs that this machine lacks: it needs neither weights, data nor a network."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from stages.cli import compose
-from stages.commands.planning import calculated
-from stages.commands.planning.peak import training_parts
 from stages.config.blocks.grpo import GRPO
-from stages.config.blocks.models import Model
 from stages.config.choices import GPUS, Adapter, Precision, Sharding, Weights
 from stages.config.installation import ROOT
-from stages.config.schema import CONF, RECIPES
+from stages.config.schema import RECIPES
+from stages.extras.forecast import calculated
+from stages.extras.forecast.peak import training_parts
 from stages.hardware import machine, memory
 from stages.hardware.model_shape import ModelShape
 from stages.preflight import model_files
 from stages.store import source_files
-from tests.helpers import composed, settings, slow_but
-
-# Parameters in billions, as their publishers count them.
-PUBLISHED = {
-    "mistral_7b": 7.24,
-    "zephyr_7b_sft": 7.24,
-    "llama31_8b": 8.03,
-    "llama31_70b": 70.6,
-    "llama32_1b": 1.24,
-    "qwen3_0p6b": 0.596,
-    "smollm2_135m": 0.135,
-    "embedded": 0.135,
-    "smollm2_360m": 0.362,
-}
+from tests.helpers import TINY, composed, inside, settings, slow_but
 
 
 @pytest.fixture(autouse=True)
@@ -74,18 +60,12 @@ def test_every_recipe_is_calculated_for_a_named_gpu(
     assert machine.planned_gpu.get() is None, "this machine is planned for again"
 
 
-def test_the_published_shapes_have_the_published_numbers_of_parameters() -> None:
-    for name, billions in PUBLISHED.items():
-        model = OmegaConf.merge(Model, OmegaConf.load(CONF / "model" / f"{name}.yaml"))
-        shape = ModelShape.from_config(model_files.model_config(OmegaConf.to_object(model)) or {})
-        assert shape is not None and shape.parameters / 1e9 == pytest.approx(billions, rel=0.01), (
-            name
-        )
-
-
-def test_the_shape_of_a_group_does_not_describe_another_path() -> None:
-    with pytest.raises(AssertionError, match="asked the hub"):
-        model_files.model_config(settings("model=mistral_7b", "model.path=someone/else").model)
+def test_json_holds_the_parts_of_every_training(tmp_path: Path) -> None:
+    ran = inside(*TINY, f"outputs={tmp_path}", "stage=plan", "plan.gpu=h200", "--json")
+    result = json.loads(ran.stdout)["result"]
+    assert {node["name"] for node in result["nodes"]} == {"sft", "dpo"}
+    assert all({*node["memory"]} == {*calculated.MEMORY} for node in result["nodes"])
+    assert all(node["memory"]["peak"] > 0 for node in result["nodes"])
 
 
 def mistral() -> ModelShape:

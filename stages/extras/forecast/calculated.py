@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from stages.commands.planning.peak import longest_row_tokens, model_shape, training_parts, uses_gpu
+from stages.commands.earlier import uses_gpu
 from stages.commands.result import Result, new_table, print_parts
 from stages.config.blocks.objective import Training
 from stages.config.choices import GPUS
 from stages.config.schema import Config
+from stages.extras.forecast.peak import longest_row_tokens, model_shape, training_parts
 from stages.hardware import memory
 from stages.store.node import Node
 from stages.store.store import Store
@@ -39,7 +40,7 @@ class CalculatedPlan(Result):
 
 def calculate(cfg: Config, nodes: dict[str, Node], store: Store) -> CalculatedPlan:
     """Return, for every training, the parts of its peak per GPU and the main memory of one machine."""
-    gpu = str(cfg.plan.gpu)
+    gpu = str(cfg.planned_gpu)
     gigabytes = GPUS[gpu][1]
     gpu_count = cfg.launch.processes * cfg.launch.nodes
     sentences = [f"{gpu_count} × {gpu} of {gigabytes} GB. The table shows GiB per GPU."]

@@ -1,9 +1,10 @@
 """Predict the peak memory of a training from the shape of its model (stages/hardware/memory.py)."""
 
+from stages.commands.earlier import uses_gpu
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.objective import Training
 from stages.config.blocks.training import SFT
-from stages.hardware import machine, memory
+from stages.hardware import memory
 from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
 from stages.preflight.file_rows import file_lengths
@@ -43,12 +44,6 @@ def longest_row_tokens(node: Node, nodes: dict[str, Node]) -> float:
     if nodes["data"].config.sources or reads_preference_file:
         mean = MEAN_SHARE_OF_MAX_LENGTH * block.max_length
     return min(LONGEST_TO_MEAN * mean, block.max_length)
-
-
-def uses_gpu(node: Node) -> bool:
-    """Return whether the model of this node runs on a GPU, by its `runtime` and this machine."""
-    device = getattr(getattr(node.config, "runtime", None), "device", "cpu")
-    return device == "cuda" or (device == "auto" and machine.gpu() is not None)
 
 
 def model_shape(node: Node, store: Store) -> ModelShape | None:
