@@ -25,8 +25,8 @@ BUDGETS = {
     "stages": 300.0,
     "cli": 300.0,  # compositions
     "pipeline": 200.0,
-    "commands": 95.0,
-    "extras": 110.0,
+    "commands": 82.0,
+    "extras": 123.0,
     "goldens": 135.0,
     "launch": 70.0,
     "training": 70.0,
