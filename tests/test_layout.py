@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "pipeline": ("launch", "tracking", "hardware"),
     # it reads the first rows of files, and asks peft about layers
     "preflight": ("pipeline", "formats", "labelers", "training"),
-    "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts calls
+    "commands": ("preflight", "pages"),
     "cli": ("commands",),
     "extras": ("cli",),  # anything, and nothing imports them
 }
