@@ -33,7 +33,7 @@ from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.results import (
     FILE,
     Behaviour,
-    Judged,
+    JudgedComparison,
     Learnt,
     OpenPrompts,
     Results,
@@ -224,7 +224,7 @@ def answer_measures(
 def parts_of_verdict(
     checked: Checked,
     pairs: Learnt | None,
-    comparisons: dict[str, Judged | Waiting],
+    comparisons: dict[str, JudgedComparison | Waiting],
     own_preferences: bool,
 ) -> list[str]:
     """Return the verdict's parts, the most important first: what is about the user's own preferences, if there are any."""

@@ -33,7 +33,7 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     undesirable = len(rows.train) - desirable
     cfg = objective.with_weights(cfg, desirable, undesirable)
 
-    fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
+    fit = Fit(objective.UnpairedTrainer, cfg, rows, contract, policy, out)
     model = objective.load_start(policy, cfg, fit.args.device, out)
     trainer = fit.build_trainer(apply_adapter(model, fit.cfg))
     starting_loss = partial(objective.starting_loss, trainer)

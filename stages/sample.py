@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import CandidateFile, Drawn
+from stages.config.blocks.sampling import CandidateFile, DrawnCandidates
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.samplers.asked_prompts import select_round
@@ -18,7 +18,9 @@ from stages.store.shards import StreamedTable
 from stages.store.workspace import StageDir
 
 
-def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def run(
+    cfg: DrawnCandidates | CandidateFile, inputs: dict[str, Path], out: StageDir
+) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, of candidates that a file has or the policy samples.
     Raise UserError if no prompt is left to sample, or too many candidates are missing."""
     candidates: list[Candidate] | StreamedTable[Candidate] | Records[Candidate]
@@ -42,7 +44,7 @@ def run(cfg: Drawn | CandidateFile, inputs: dict[str, Path], out: StageDir) -> d
 
 
 def draw_candidates(
-    cfg: Drawn, inputs: dict[str, Path], out: StageDir
+    cfg: DrawnCandidates, inputs: dict[str, Path], out: StageDir
 ) -> tuple[
     list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]
 ]:
@@ -98,7 +100,7 @@ def load_split(split: Split, data: Path) -> list[Example]:
     return [e for e in stream(data / "examples.parquet", Example) if e.split == split]
 
 
-def make_decoding(cfg: Drawn) -> Decoding:
+def make_decoding(cfg: DrawnCandidates) -> Decoding:
     """Return the decoding settings. Candidates of a prompt use the temperatures in turn."""
     return Decoding(
         temperatures=[*islice(cycle(cfg.temperatures), cfg.candidates_per_prompt)],

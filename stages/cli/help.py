@@ -19,7 +19,7 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Compared
 from stages.config.blocks.labels import Voter
-from stages.config.blocks.sampling import Drawn, Member, OpenAI
+from stages.config.blocks.sampling import DrawnCandidates, Member, OpenAI
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError, suggest
 from stages.config.renamed import old_key_message
@@ -152,7 +152,7 @@ def option_rows(group: str, option: str) -> list[Row]:
     rows = rows_of(kind, prefix, values, demo_values() if is_default else {})
     keys_elsewhere = {setting.key for setting in settings_of(RunConfig)}
     if kind is OpenAI:  # all else is said of sample=hf
-        keys_elsewhere |= {setting.key for setting in settings_of(Drawn, prefix)}
+        keys_elsewhere |= {setting.key for setting in settings_of(DrawnCandidates, prefix)}
     return [row for row in rows if row.name not in keys_elsewhere]
 
 

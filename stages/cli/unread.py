@@ -11,7 +11,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Folders, Model
 from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import Drawn, Sample
+from stages.config.blocks.sampling import DrawnCandidates, Sample
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter, Align, Split, Strategy
 from stages.config.commands import COMMANDS
@@ -88,7 +88,7 @@ def is_read(key: str, names: Sequence[str]) -> bool:
 def read_by_node(node: Node) -> set[str]:
     """Return the blocks and keys that a node reads."""
     match node.config:
-        case Drawn(split=Split.sft) as sample:
+        case DrawnCandidates(split=Split.sft) as sample:
             not_shared = {*OWN_OF_DEMONSTRATIONS, *ABSENT_OF_DEMONSTRATIONS}
             return {f"sample.{key}" for key in vars(sample).keys() - not_shared}
         case Sample() as sample:

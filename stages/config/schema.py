@@ -23,7 +23,7 @@ from stages.config.blocks.evaluation import (
     judged_classes,
 )
 from stages.config.blocks.grpo import GRPO, control_of
-from stages.config.blocks.labels import Judge, Label, PreferenceFile, label_classes
+from stages.config.blocks.labels import Judge, Label, PreferenceDataset, label_classes
 from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
@@ -178,7 +178,7 @@ class Config:
         if self.align is choices.Align.given and self.model.path and not self.examine.before:
             self.examine = replace(self.examine, before=self.model.path)
         data, label, judged = self.data, self.label, self.eval.judged
-        holds_preferences = isinstance(label, PreferenceFile) and label.path == data.path
+        holds_preferences = isinstance(label, PreferenceDataset) and label.path == data.path
         is_first_source = [source.path for source in data.sources[:1]] == [data.file.path]
         if holds_preferences:
             self.data = replace(data, path=None)
@@ -219,7 +219,7 @@ class Config:
     @property
     def compares_folders_alone(self) -> bool:
         """True if an examination runs no model: it has no preferences, several models, or a model that cannot run."""
-        if self.align is not choices.Align.given or not isinstance(self.label, PreferenceFile):
+        if self.align is not choices.Align.given or not isinstance(self.label, PreferenceDataset):
             return False
         without_preferences = not self.label.path
         is_left_out = self.examine.left_out is not None

@@ -18,7 +18,7 @@ from stages.evaluation.results import (
     BlindRule,
     Divergence,
     Intervals,
-    Judged,
+    JudgedComparison,
     Learnt,
     MatchedRate,
     Results,
@@ -277,7 +277,7 @@ def over_control(results: Results) -> Claim | None:
 def preferred_over_control(results: Results) -> Claim | None:
     """Return the claim of the policy over its control by a judge if it can tell, else by held-out pairs."""
     opposed = results.judged.get("control")
-    if isinstance(opposed, Judged):
+    if isinstance(opposed, JudgedComparison):
         by_judge = judged(opposed)
         if by_judge.is_better or by_judge.is_worse:
             return by_judge
@@ -308,7 +308,7 @@ def learnt_control_over_seeds(by_sum: Interval, by_token: Interval, seeds: int) 
     return Claim(word, figure, f"{seeds} seeds", note_of(by_sum, by_token))
 
 
-def judged(figures: Judged) -> Claim:
+def judged(figures: JudgedComparison) -> Claim:
     """Return the claim of a labeler's judgements of the policy's answers against another model's."""
     figure = f"wins {figures.rates.win_rate.share()}"
     scope = f"{figures.judged:,} comparisons"
@@ -361,7 +361,7 @@ def rehearsed(results: Results) -> Results:
     """Return the results of a base with random weights on the user's data: no claim of them says anything."""
     groups = {name: replace(row, note=REHEARSAL) for name, row in results.groups.items()}
     judged_parts = {
-        name: without_word(each) if isinstance(each, Judged) else each
+        name: without_word(each) if isinstance(each, JudgedComparison) else each
         for name, each in results.judged.items()
     }
     return replace(
@@ -389,7 +389,7 @@ def rehearsed_pairs(figures: Learnt) -> Learnt:
     return replace(figures, note=REHEARSAL, others=others, by=groups)
 
 
-def without_word(figures: Judged) -> Judged:
+def without_word(figures: JudgedComparison) -> JudgedComparison:
     """Return a judged comparison of which a rehearsal says nothing."""
     return replace(figures, note=REHEARSAL, rates=replace(figures.rates, effect=Word.unknown))
 
@@ -484,7 +484,7 @@ def beyond_clause(claim: Claim, blind: BlindRule) -> str:
     return f"{clause}, {unexplained.says('beyond', rule=goes_by)}"
 
 
-def judged_sentence(row: Judged | Waiting, policy: str) -> str:
+def judged_sentence(row: JudgedComparison | Waiting, policy: str) -> str:
     """Return in one sentence whose answers are better, who judged them, and the win rate. `policy`: its title."""
     answers = f"{policy}'s answers"
     title = row.opposed.title

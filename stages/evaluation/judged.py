@@ -15,7 +15,7 @@ from stages.config.blocks.evaluation import CONSTANT, Compared, Eval
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
 from stages.evaluation.reliability import KNOWN_WORDS, Key, own_vote, read_known_words
-from stages.evaluation.results import Judged, Opposed, Waiting
+from stages.evaluation.results import JudgedComparison, Opposed, Waiting
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
 from stages.store.records import Candidate, Judgement, content_id, load
 
@@ -23,7 +23,7 @@ POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each 
 
 
 class Counts(NamedTuple):
-    """What is counted of a comparison, as in `Judged`."""
+    """What is counted of a comparison, as in `JudgedComparison`."""
 
     judged: int
     missing: dict[str, int]
@@ -138,11 +138,11 @@ class Comparison:
 
 def judged_results(
     cfg: Eval, inputs: Mapping[str, Path]
-) -> tuple[dict[str, Judged | Waiting], list[Measure]]:
+) -> tuple[dict[str, JudgedComparison | Waiting], list[Measure]]:
     """Return the figures of each comparison by the key of the policy's opponent, and the policy's wins. Figures are
     the win rate, the length-controlled rate, the rate corrected by people and the rates of null judges. A comparison
     that people have not completed has the number of questions that wait for them instead."""
-    results = dict[str, Judged | Waiting]()
+    results = dict[str, JudgedComparison | Waiting]()
     measured = list[Measure]()
     constant = dict[str, Interval]()
     if f"judged_{CONSTANT}" in inputs:
@@ -165,7 +165,7 @@ def judged_results(
             continue
         rates = comparison_results(outcomes, cfg.confidence, cfg.judged.max_longer)
         rates = replace(rates, nulls=rates.nulls | constant)
-        results[key] = Judged(opposed, **comparison.counts._asdict(), rates=rates)
+        results[key] = JudgedComparison(opposed, **comparison.counts._asdict(), rates=rates)
     return results, measured
 
 

@@ -254,7 +254,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedComparison:
     """A comparison that was judged. `missing`: comparisons without a verdict, by reason; `flips`: choices that changed
     with the order, None if each was shown in one order; `tokens`: the mean length of either answer; `note`: why nothing
     can be said, or None."""
@@ -358,7 +358,7 @@ class Results:
     shown_on: str | None
     open: dict[str, OpenPrompts]
     learnt: Learnt | None = field(metadata=EMPTY)
-    judged: dict[str, Judged | Waiting]
+    judged: dict[str, JudgedComparison | Waiting]
     gives_verdict: list[str]
     kl: dict[str, Divergence]
     references: References | None = field(metadata=EMPTY)

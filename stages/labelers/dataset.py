@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
-from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.labels import PreferenceDataset
 from stages.config.errors import UserError
 from stages.config.installation import program
 from stages.config.override_text import overrides
@@ -33,12 +33,12 @@ SAME_KEYS = ("revision", "subset", "columns", "labels", "encoding", "reasoning")
 TOLD = 0.02  # share of rows that contradict themselves, above which the user is warned
 
 
-class PreferenceFileLabeler(Labeler):
+class PreferenceDatasetLabeler(Labeler):
     """Reads answers and their judgements from the file: which answer is better, or a score for each."""
 
     name = "dataset"
 
-    def __init__(self, cfg: PreferenceFile, out: StageDir):
+    def __init__(self, cfg: PreferenceDataset, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
         self.rule, self.contradicting = cfg.contradicting or "keep", 0
         self.judgements_by_prompt = dict[str, list[Judgement]]()

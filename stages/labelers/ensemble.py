@@ -21,14 +21,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.labels import PEOPLE, Ensemble, Voter
+from stages.config.blocks.labels import HUMAN, Ensemble, Voter
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.gated_scores import scores_of_passing
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.making import make_labeler
-from stages.labelers.questions import AsksPeople, Question, mark_shared, question
+from stages.labelers.questions import AsksHumans, Question, mark_shared, question
 from stages.store import plugins
 from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.workspace import StageDir
@@ -397,7 +397,7 @@ class EnsembleLabeler(Labeler):
         }
         by_id = {q.id: q for q in questions.values()}
         shared = mark_shared([*by_id.values()], self.cfg.human)
-        people = plugins.load_class("labelers", PEOPLE, AsksPeople)  # type: ignore[type-abstract]
+        people = plugins.load_class("labelers", HUMAN, AsksHumans)  # type: ignore[type-abstract]
         answers = people.ask(shared, self.cfg.human_block, self.out)
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stages.config.blocks.labels import People
+from stages.config.blocks.labels import HumanPage
 from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.workspace import StageDir
 
@@ -40,7 +40,7 @@ class Question:
         )
 
 
-def mark_shared(questions: Sequence[Question], cfg: People) -> list[Question]:
+def mark_shared(questions: Sequence[Question], cfg: HumanPage) -> list[Question]:
     """Return the questions, with a share `cfg.overlap` of them for `cfg.annotators` people instead of one."""
     by_hash = sorted(questions, key=lambda q: content_id(cfg.seed, "shared", q.id))
     shared = {q.id for q in by_hash[: round(cfg.overlap * len(questions))]}
@@ -59,13 +59,13 @@ def question(prompt: Example, candidates: Sequence[Candidate], instructions: str
     )
 
 
-class AsksPeople(ABC):
+class AsksHumans(ABC):
     """A labeler that asks people. An ensemble asks them, too, where its members differ."""
 
     @staticmethod
     @abstractmethod
     def ask(
-        questions: Sequence[Question], cfg: People, out: StageDir
+        questions: Sequence[Question], cfg: HumanPage, out: StageDir
     ) -> dict[str, list[Judgement]]:
         """Return people's judgements by the question's id, once all questions are answered.
         Raise UserError if people cannot be asked, and KeyboardInterrupt if asking is stopped."""

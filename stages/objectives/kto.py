@@ -89,7 +89,7 @@ def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
     return replace(cfg, desirable_weight=of_desirable, undesirable_weight=of_undesirable)
 
 
-class CompletionTrainer(StoredReference, KTOTrainer):
+class UnpairedTrainer(StoredReference, KTOTrainer):
     """TRL's KTOTrainer on rows of `trl_row`. Its divergence is that of a whole step, or of all validation rows."""
 
     cfg: KTO
@@ -167,7 +167,7 @@ def collate_completions(collate: Callable[[list[Row]], Batch], rows: list[Row]) 
     return collate(completions)
 
 
-def starting_loss(trainer: CompletionTrainer, count: int) -> float:
+def starting_loss(trainer: UnpairedTrainer, count: int) -> float:
     """Return the loss of the first rows where all log-ratios and z are 0: half of their mean weight."""
     total = 0.0
     for i in range(count):
@@ -181,7 +181,7 @@ def starting_loss(trainer: CompletionTrainer, count: int) -> float:
 
 
 def rewards(
-    trainer: CompletionTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]
+    trainer: UnpairedTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]
 ) -> list[Row]:
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()

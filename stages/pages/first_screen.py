@@ -12,7 +12,7 @@ from stages.evaluation import claims
 from stages.evaluation.claims import OVER_CONTROL, Claim, Word
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.intervals import Interval
-from stages.evaluation.results import Group, Intervals, Judged, Learnt, Results, Waiting
+from stages.evaluation.results import Group, Intervals, JudgedComparison, Learnt, Results, Waiting
 from stages.pages.control_name import CONTROL
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import STEPS, TEXTS
@@ -159,7 +159,7 @@ def learnt_lamps(results: Results, learnt: Learnt, run: str) -> list[Lamp]:
     return shown
 
 
-def judged_lamp(judged: Judged | Waiting) -> Lamp:
+def judged_lamp(judged: JudgedComparison | Waiting) -> Lamp:
     opposed = judged.opposed
     title = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}"
     if isinstance(judged, Waiting):

@@ -3,7 +3,7 @@ Every number comes with the prompts or pairs that it is about."""
 
 from collections.abc import Sequence
 
-from stages.config.blocks.labels import PEOPLE
+from stages.config.blocks.labels import HUMAN
 from stages.config.commands import COMMANDS
 from stages.config.extras import EXTRAS
 from stages.evaluation import claims
@@ -12,7 +12,7 @@ from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS, FEWEST_PAIRS, OF_ARM, OUTSIDE, arms
-from stages.evaluation.results import Judged, Learnt, Results, Row, Waiting
+from stages.evaluation.results import JudgedComparison, Learnt, Results, Row, Waiting
 from stages.pages.control_name import CONTROL
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest, command_of
@@ -138,7 +138,7 @@ class Headline:
         sentences.append("A gain on preferences does not show that answers are better.")
         return " ".join(sentences)
 
-    def comparison(self, judged: Judged | Waiting) -> str:
+    def comparison(self, judged: JudgedComparison | Waiting) -> str:
         """Return the judgements of the policy's answers against those of one opponent."""
         opposed = judged.opposed
         against = f"Against {opposed.title}, by {BY.get(opposed.labeler, opposed.labeler)}: "
@@ -244,7 +244,7 @@ def next_steps(
         )
     if "learnt" in results.gives_verdict and results.learnt:
         if not results.judged:
-            people = f", or people (eval/judged={PEOPLE})" if PEOPLE in EXTRAS else ""
+            people = f", or people (eval/judged={HUMAN})" if HUMAN in EXTRAS else ""
             words = f"Pairs do not show if answers are better. Ask a judge{people}:"
             steps.append((words, f"{run} {JUDGE}"))
         if results.learnt.claimed.pairs < FEWEST_PAIRS:

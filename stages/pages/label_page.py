@@ -15,7 +15,7 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.labelling import Call, Labelling, Share
 from stages.evaluation.reliability import Key, key_of, known_by_checks, word_of
 from stages.labelers.verdicts import JudgeVote
-from stages.pages import jury
+from stages.pages import label_votes
 from stages.pages.environment import environment
 from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
@@ -41,15 +41,15 @@ def page(folder: Path) -> str:
     metrics, audited = manifest["metrics"], folder / "reliability.json"
     reliability = load_json(audited, require_keys("audited", "known")) if audited.exists() else {}
     audits = metrics["labeler"] != "verifier"  # the verifier's labels are the checks themselves
-    votes = jury.read_votes(folder, manifest, labelling)
-    words = jury.words_of_members(folder, manifest, labelling, votes)
+    votes = label_votes.read_votes(folder, manifest, labelling)
+    words = label_votes.words_of_members(folder, manifest, labelling, votes)
     sections = {
         "known": agreement_rows(
             reliability, "an answer is good" if labelling.scored else "the first is better"
         ),
         "shares": shares(labelling),
-        "judges": jury.judges(labelling, votes),
-        "ensemble": jury.members(labelling, words, manifest),
+        "judges": label_votes.judges(labelling, votes),
+        "ensemble": label_votes.members(labelling, words, manifest),
         "scores": scores(labelling),
         "missing": Counter(str(j.error) for j in labelling.judgements if j.error).most_common(),
         "tasks": tasks(labelling, reliability),
@@ -67,7 +67,7 @@ def page(folder: Path) -> str:
         headline=headline(labelling, reliability, metrics),
         audits=audits,
         reliability=reliability,
-        together=jury.agreeing(labelling, words),
+        together=label_votes.agreeing(labelling, words),
         metrics=metrics,
         command=command_of(manifest),
         unit="words" if metrics["labeler"] == "dataset" else "tokens",
@@ -210,7 +210,11 @@ Section = tuple[str, list[Case]]  # a heading with its examples
 
 
 def cases(
-    folder: Path, labelling: Labelling, votes: jury.Votes, words: jury.VotesByMember, audits: bool
+    folder: Path,
+    labelling: Labelling,
+    votes: label_votes.Votes,
+    words: label_votes.VotesByMember,
+    audits: bool,
 ) -> Iterator[Section]:
     """Yield each heading with its examples. `votes`: the replies of judges. `words`: the labels of judges or ensemble
     members. `audits`: False if the checks themselves made the labels."""

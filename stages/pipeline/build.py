@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.objective import Training
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.errors import UserError
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -123,7 +123,7 @@ def build_node(
 
 def give_back_memory(node: Node, open_resource: OpenResource) -> None:
     """Free the memory of the nodes before this one. Only some stages use an open sampler."""
-    if not isinstance(node.config, Drawn | Answer):
+    if not isinstance(node.config, DrawnCandidates | Answer):
         open_resource.clear()
     # a trainer and its model refer to each other, and would stay beside this node's model
     gc.collect()

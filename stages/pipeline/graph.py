@@ -19,9 +19,9 @@ from typing import Any
 from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form
 from stages.config.blocks.draws import Drawing
-from stages.config.blocks.labels import Label, PreferenceFile, Verifier
+from stages.config.blocks.labels import Label, PreferenceDataset, Verifier
 from stages.config.blocks.runtimes import SamplingRuntime
-from stages.config.blocks.sampling import HF, Drawn, OpenAI
+from stages.config.blocks.sampling import HF, DrawnCandidates, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
@@ -240,11 +240,11 @@ class Chain(Wiring):
     def reward_model(self) -> Node:
         """Return the reward model that learns from the preferences of `reward.source`."""
         source = self.cfg.reward.source
-        keys_of_file = {key.name for key in fields(PreferenceFile)}
+        keys_of_file = {key.name for key in fields(PreferenceDataset)}
         shared_keys = vars(source).keys() & keys_of_file
         settings = {key: getattr(source, key) for key in shared_keys}
         max_failed = self.cfg.label.max_failed
-        block = PreferenceFile(max_failed=max_failed, block="reward.source", **settings)
+        block = PreferenceDataset(max_failed=max_failed, block="reward.source", **settings)
         judged = self.add("label_reward", "label", block)
         pairs_block = replace(self.cfg.reward.pairs, key="reward.pairs")
         pairs = self.add("pairs_reward", "pairs", pairs_block, judged=judged)
@@ -428,9 +428,9 @@ def seeded_blocks(cfg: Config) -> dict[str, Any]:
     return {name: block for name, block in blocks.items() if "seed" in vars(block)}
 
 
-def demonstration_sampler(cfg: Config) -> Drawn:
+def demonstration_sampler(cfg: Config) -> DrawnCandidates:
     """Return the block of the sampler that answers the prompts of demonstrations. Those of a file are other prompts."""
-    if not isinstance(cfg.sample, Drawn):
+    if not isinstance(cfg.sample, DrawnCandidates):
         # a file holds answers to other prompts
         runtime = SamplingRuntime(processes=cfg.launch.processes, nodes=cfg.launch.nodes)
         return HF(precision=cfg.precision, seed=cfg.seed, runtime=runtime)

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
@@ -60,7 +60,7 @@ def stage_to_type(node: Node) -> str:
             if isinstance(each.config, SFT | Drawing | Pairs) and each.config.control:
                 return Target.eval
     pool = node.inputs.get("pool", node)
-    answers_for_sft = isinstance(pool.config, Drawn) and pool.config.split is Split.sft
+    answers_for_sft = isinstance(pool.config, DrawnCandidates) and pool.config.split is Split.sft
     if answers_for_sft:
         return Target.select
     if pool.stage == Target.versus:

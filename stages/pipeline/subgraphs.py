@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import Data, OneSource, Source
-from stages.config.blocks.labels import Ensemble, Label, PreferenceFile
+from stages.config.blocks.labels import Ensemble, Label, PreferenceDataset
 from stages.config.blocks.models import Model
 from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.sampling import CandidateFile, Drawn, Pool, Sample
+from stages.config.blocks.sampling import CandidateFile, DrawnCandidates, Pool, Sample
 from stages.config.schema import Config
 from stages.config.stage_table import STAGES, Target
 from stages.store import stage_sources
@@ -75,7 +75,7 @@ class Wiring:
         # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
         rounds = 1 if self.cfg.sample.prompts_per_round else self.cfg.rounds
         block = replace(self.cfg.sample, round=round_index, rounds=rounds)
-        if not isinstance(block, Drawn) or not block.pool:
+        if not isinstance(block, DrawnCandidates) or not block.pool:
             return self.candidate_source(f"sample{suffix}", block, policy, data)
         previous = policy.inputs.get("policy") or policy.inputs["base"]
         models_by_name = {**named_models, "policy": policy, "previous": previous}
@@ -133,7 +133,7 @@ def with_reading_settings(block: Any, data: Data) -> Any:
     """Return the block with the settings of `data` for the files that its node reads: the limits on the size of lines
     and files, and the shape of conversations."""
     reading: dict[str, Any] = {"limits": data.limits, "turns": data.form.turns}
-    if isinstance(block, PreferenceFile | CandidateFile):
+    if isinstance(block, PreferenceDataset | CandidateFile):
         return replace(block, **reading)
     if not isinstance(block, OneSource):
         return block

@@ -17,12 +17,12 @@ from stages.config.blocks.labels import (
     Judge,
     Label,
     OwnLabeler,
-    PreferenceFile,
+    PreferenceDataset,
     RewardModel,
 )
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.objective import Training
-from stages.config.blocks.sampling import CandidateFile, Drawn, OpenAI
+from stages.config.blocks.sampling import CandidateFile, DrawnCandidates, OpenAI
 from stages.config.blocks.training import DPO
 from stages.config.errors import Errors, UserError
 from stages.config.extras import extras_with
@@ -51,7 +51,7 @@ def require_rows_of_files(node: Node, store: Store) -> None:
         if block.file and plugins.user_path(block.file).is_file():
             require_rows(block.source, f"{block.key}.file", "candidates")
         return
-    if isinstance(block, PreferenceFile):
+    if isinstance(block, PreferenceDataset):
         require_rows(block.source, block.key, "preferences")
         return
     require_rows(block.source, block.key, source_purpose(block.source).name, block.own)
@@ -200,7 +200,7 @@ def require_rows_within_length(
     if cfg.launch.node_rank > 0:
         return
     has_user_files = any(
-        isinstance(node.config, OneSource | PreferenceFile) for node in nodes.values()
+        isinstance(node.config, OneSource | PreferenceDataset) for node in nodes.values()
     )
     trainings = [node for node in missing_nodes if isinstance(node.config, Training)]
     if not trainings or not has_user_files:
@@ -239,13 +239,13 @@ def require_device(node: Node, store: Store) -> None:
 
 # By check: the blocks whose nodes need it
 CHECKS: Checks = {
-    user_files.require_user_code: (Data, OneSource, Drawn, OwnLabeler, DPO, GRPO),
-    user_files.require_vllm: (Answer, Drawn, Drawing),
+    user_files.require_user_code: (Data, OneSource, DrawnCandidates, OwnLabeler, DPO, GRPO),
+    user_files.require_vllm: (Answer, DrawnCandidates, Drawing),
     user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),
     servers.require_endpoints: (OpenAI, Judge),
-    require_rows_of_files: (OneSource, PreferenceFile, CandidateFile),
+    require_rows_of_files: (OneSource, PreferenceDataset, CandidateFile),
     require_known_labels: (Label,),
     require_accepted_arguments: (Training,),
     require_device: (object,),

@@ -6,7 +6,7 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Ensemble, RewardModel
 from stages.config.blocks.objective import LoRA
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.choices import Adapter, Split, Strategy
 from stages.config.command_record import Object
 from stages.config.commands import commands_in, commands_on
@@ -46,7 +46,7 @@ def validate_pairs(cfg: Config) -> None:
     most_candidates = cfg.sample.most_candidates
     if most_candidates is None or cfg.stage in BEFORE_PAIRS:
         return
-    assert isinstance(cfg.sample, Drawn)  # a file has any number of candidates
+    assert isinstance(cfg.sample, DrawnCandidates)  # a file has any number of candidates
     if isinstance(cfg.label, RewardModel) and cfg.pairs.min_score >= 1:
         raise UserError(
             f"pairs.min_score={cfg.pairs.min_score:g}: scores of a reward model are below 1. Set pairs.min_score=0."
@@ -125,7 +125,7 @@ def validate_context_and_layers(cfg: Config) -> None:
     base_config = local_base_config(cfg)
     context_lengths = [base_config[key] for key in CONTEXT_KEYS if base_config.get(key)]
     generating_blocks = ["answer"]
-    if isinstance(cfg.sample, Drawn):
+    if isinstance(cfg.sample, DrawnCandidates):
         generating_blocks.append("sample")
     if cfg.selects_demonstrations:
         generating_blocks.append("select")

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import islice
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, OneSource
-from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.labels import PreferenceDataset
 from stages.config.blocks.objective import Training
 from stages.config.choices import Reads, Split
 from stages.config.errors import UserError
@@ -24,7 +24,7 @@ SFT_SPLITS = (Split.sft, Split.validation)
 SFT_GROUPS = {group for group, split in SPLIT_OF_GROUP.items() if split in SFT_SPLITS}
 BYTES_PER_TOKEN = 3.0  # English has 4, and other languages have fewer with a small vocabulary
 TEMPLATE_TOKENS = 12  # that a chat template adds to a prompt and an answer
-File = OneSource | PreferenceFile
+File = OneSource | PreferenceDataset
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def file_lengths(training: Node) -> FileLengths | None:
     lengths = list[float]()
     whole = True
     # the control reads the better answers of a file of preferences
-    for file in local_files_read(training) or local_files(training, PreferenceFile):
+    for file in local_files_read(training) or local_files(training, PreferenceDataset):
         if not trains_on_exactly(file, training):
             return None
         rows_of_file = list[list[list[Message]]]()
@@ -73,7 +73,7 @@ def estimated_tokens(conversation: list[Message]) -> float:
 def local_files_read(training: Node) -> list[File]:
     """Return the local files whose rows a training reads: demonstrations, or a file of preferences."""
     reads_examples = training.config.objective.reads is Reads.examples
-    return local_files(training, OneSource if reads_examples else PreferenceFile)
+    return local_files(training, OneSource if reads_examples else PreferenceDataset)
 
 
 def local_files(training: Node, file_type: type[File]) -> list[File]:
@@ -97,7 +97,7 @@ def nodes_of_rows(node: Node) -> Iterator[Node]:
 
 def trains_on_exactly(file: File, training: Node) -> bool:
     """Return whether a training has all rows of this file and no others, generated or of another source."""
-    if isinstance(file, PreferenceFile):
+    if isinstance(file, PreferenceDataset):
         return True
     draws_some_rows = file.source.rows or file.source.weight or file.source.epochs
     if draws_some_rows:
@@ -113,7 +113,7 @@ def trains_on_exactly(file: File, training: Node) -> bool:
 
 def conversations_by_row(training: Training, file: File) -> Iterator[list[list[Message]]]:
     """Yield the conversations of each row that a training reads: a demonstration, a pair's two, or a labelled answer."""
-    are_preferences = isinstance(file, PreferenceFile)
+    are_preferences = isinstance(file, PreferenceDataset)
 
     def row_if_read(row: ParsedRow) -> ParsedRow | None:
         if are_preferences:

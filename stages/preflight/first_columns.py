@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from stages.config.blocks.data import OneSource
-from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.labels import PreferenceDataset
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose, source_purpose
@@ -46,20 +46,20 @@ def read_first_columns(nodes: Sequence[Node], store: Store) -> UserColumns | Non
 
 def nodes_with_files(node: Node) -> Iterator[Node]:
     """Yield the nodes that read a file of the user's, among a node and its inputs, except those of models."""
-    if isinstance(node.config, OneSource | PreferenceFile | CandidateFile):
+    if isinstance(node.config, OneSource | PreferenceDataset | CandidateFile):
         yield node
     for source_node in node.inputs.values():
         if source_node.stage not in MODELS:
             yield from nodes_with_files(source_node)
 
 
-def first_values(block: OneSource | PreferenceFile | CandidateFile) -> dict[str, Any] | None:
+def first_values(block: OneSource | PreferenceDataset | CandidateFile) -> dict[str, Any] | None:
     """Return a value of each column of a file that is kept, from its first rows; None if it is not on this machine."""
     key = f"{block.key}.file" if isinstance(block, CandidateFile) else block.key
     purpose = Purpose.candidates
     if isinstance(block, OneSource):
         purpose = source_purpose(block.source)
-    elif isinstance(block, PreferenceFile):
+    elif isinstance(block, PreferenceDataset):
         purpose = Purpose.preferences
     if locate(block.source.path, key) is None:
         return None

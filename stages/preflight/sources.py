@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 from stages.config.blocks.data import Source
-from stages.config.blocks.labels import PreferenceFile, SourceOrder
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.labels import PreferenceDataset, SourceOrder
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import Config
 from stages.config.stage_table import Phase, Target, stages_of
@@ -34,7 +34,7 @@ def keyed_sources(cfg: Config) -> list[tuple[str, Source]]:
     sources = [(cfg.data.source_setting(i), source) for i, source in enumerate(cfg.data.sources)]
     if cfg.reward.source.path:
         sources.append(("reward.source", cfg.reward.source))
-    if isinstance(cfg.label, PreferenceFile):
+    if isinstance(cfg.label, PreferenceDataset):
         sources.append(("label", cfg.label.source))
     sources += [(f"outside[{i}]", source) for i, source in enumerate(cfg.outside)]
     sources += [(f"eval.retention[{i}]", source) for i, source in enumerate(cfg.eval.retention)]
@@ -67,7 +67,7 @@ def validate_sample(cfg: Config) -> None:
             "label=verifier needs prompts with checks. Set check of a source with prompts for preference (data.sources), "
             "or use label=judge (for draws with label.kind=pointwise) or label=reward_model."
         )
-    names_candidates = not isinstance(sample, Drawn) or sample.pool
+    names_candidates = not isinstance(sample, DrawnCandidates) or sample.pool
     if cfg.label.brings_pool and names_candidates:
         raise UserError("label=dataset has the candidates. Leave out sample.file and sample.pool.")
     if isinstance(cfg.label, SourceOrder) and len(sample.members) < 2:

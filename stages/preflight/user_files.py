@@ -12,7 +12,7 @@ import yaml
 
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, begin_errors
 from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
@@ -116,7 +116,7 @@ def require_benchmark_engine(node: Node, store: Store) -> None:
 def require_vllm(node: Node, store: Store) -> None:
     """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
     block = node.config
-    is_own = isinstance(block, Drawn) and block.own
+    is_own = isinstance(block, DrawnCandidates) and block.own
     if block.sampler != "vllm" or is_own or is_left_alone(block.runtime.python):
         return
     if has_package(block.runtime.python, "vllm"):

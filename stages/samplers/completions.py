@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.errors import UserError
 from stages.models.contract import Contract, control_message
 from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
@@ -40,7 +40,7 @@ from stages.store.workspace import SCRATCH, StageDir
 ENGINE = "engine.json"  # in the scratch folder: the versions of a sampler's engine
 
 
-def choose_opener(cfg: Drawn, out: StageDir) -> Open:
+def choose_opener(cfg: DrawnCandidates, out: StageDir) -> Open:
     """Return the function that opens the sampler of the group `sample`, or the user's own sampler.
     Raise UserError if the user's own sampler cannot be loaded or is not a Sampler."""
     if not cfg.own:

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from stages.config.blocks.sampling import Drawn
+from stages.config.blocks.sampling import DrawnCandidates
 from stages.store.records import Candidate
 from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
@@ -45,7 +45,9 @@ def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
     }
 
 
-def report_endings(cfg: Drawn, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
+def report_endings(
+    cfg: DrawnCandidates, candidates: Iterable[Candidate], out: StageDir
+) -> dict[str, Any]:
     """Return the statistics by temperature. Print them for several temperatures, and warn if few candidates end."""
     by_temperature = endings(candidates)
     lines = ["Candidates by temperature:"]

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
-from stages.samplers.drawing import Draws
+from stages.samplers.gumbel_max import DrawState
 from stages.samplers.sampler import (
     Completion,
     Decoding,
@@ -32,7 +32,7 @@ ROUNDING = 0.2
 class ForceDrawn(LogitsProcessor):
     """A logits processor that leaves `generate` one token per row: the token that was drawn here."""
 
-    def __init__(self, draws: Draws, top_p: float):
+    def __init__(self, draws: DrawState, top_p: float):
         self.draws = draws
         self.top_p = top_p
         self.tokens = list[Tensor]()  # of each step
@@ -100,7 +100,7 @@ class GenerateSampler(LocalModel, Sampler):
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
         ones = [torch.ones_like(row) for row in rows]
         mask = pad_sequence(ones, batch_first=True, padding_side="left")
-        drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
+        drawn = ForceDrawn(DrawState.start(candidates, self.model.device), self.top_p)
         self.model.generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),

@@ -20,8 +20,8 @@ from stages.models.packing import (
     require_unpacked,
 )
 from stages.models.run_attention import RunLayout, send_tensor
-from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler, open_model
+from stages.samplers.gumbel_max import DrawState
 from stages.samplers.sampler import (
     Completion,
     Decoding,
@@ -170,7 +170,7 @@ class HFSampler(LocalModel, Sampler):
                     row.tokens.append(token)
                     row.logprob += logprob
 
-    def _step(self, slots: Slots, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _step(self, slots: Slots, draws: DrawState) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob. The host neither sends nor receives anything."""
         ids, positions = slots.inputs[:2, : slots.active]
         output = self.model(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.models.run_attention import send_tensor
-from stages.samplers.drawing import Draws
+from stages.samplers.gumbel_max import DrawState
 from stages.samplers.sampler import Request
 
 
@@ -49,7 +49,7 @@ class Slots:
         self.row = torch.arange(rows, device=device)
         self.active = self.end = 0
 
-    def load(self, rows: list[Row], multiple: int) -> Draws:
+    def load(self, rows: list[Row], multiple: int) -> DrawState:
         """Write the rows' inputs, and return their random state. Rows that pad the batch keep earlier inputs."""
         inputs = list[tuple[int, int, int, int]]()
         temperatures = list[float]()
@@ -62,7 +62,7 @@ class Slots:
         self.heat[:n] = send_tensor(torch.tensor(temperatures), self.device)
         self.active = round_up(n, multiple, self.rows)
         _, _, seeds, steps = self.inputs[:, : self.active]
-        return Draws(seeds, steps, self.heat[: self.active], any(temperatures))
+        return DrawState(seeds, steps, self.heat[: self.active], any(temperatures))
 
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any

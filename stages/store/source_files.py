@@ -22,11 +22,11 @@ from stages.config.blocks.labels import (
     Judge,
     Label,
     OwnLabeler,
-    PreferenceFile,
+    PreferenceDataset,
     RewardModel,
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
-from stages.config.blocks.sampling import CandidateFile, Drawn
+from stages.config.blocks.sampling import CandidateFile, DrawnCandidates
 from stages.config.blocks.training import DPO, FirstModel
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
@@ -122,7 +122,9 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> Any:
+    def pin_own(
+        self, block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO
+    ) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
             key = own_key(block)
@@ -194,15 +196,15 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> str:
+def own_key(block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO) -> str:
     """Return the setting that holds the user's own code."""
     if isinstance(block, Label | DPO | GRPO):
         return block.own_key
-    return "sample.own" if isinstance(block, Drawn) else "data.own"
+    return "sample.own" if isinstance(block, DrawnCandidates) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO: Pins.pin_own,
+    OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO: Pins.pin_own,
     Model: Pins.pin_model,
     Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,
@@ -210,7 +212,7 @@ OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     Benchmark: Pins.pin_tasks,
     CandidateFile: Pins.pin_candidates,
     Label: Pins.pin_known,
-    PreferenceFile: lambda pins, block: pins.pin_source(block, "dataset", block.key),
+    PreferenceDataset: lambda pins, block: pins.pin_source(block, "dataset", block.key),
     RewardModel: lambda pins, block: pins.pin_source(block, "model", f"{block.block}.path"),
     Judge: Pins.pin_rubric,
     Ensemble: Pins.pin_members,

@@ -60,7 +60,7 @@ class Rollout(Candidate):
 
 
 Prompts = Mapping[str, Example]  # by id
-Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
+JudgeRollouts = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 Remember = Callable[[Sequence[list[Rollout]]], None]  # adds the log-probs of the trainer's weights
 FIRST = "first.parquet"  # the draws before the first step
 
@@ -76,7 +76,7 @@ class Rollouts:
         cfg: Drawing,
         contract: Contract,
         prompts: Prompts,
-        judge: Judge,
+        judge: JudgeRollouts,
         relative: bool,
         out: StageDir,
         engine: RolloutEngine | None = None,

@@ -41,11 +41,11 @@ def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, JudgeLa
     label = copy.deepcopy(LABEL())
     runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
     label.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
-    jury = JudgeLabeler(label, work_with_calls(folder))
+    labeler = JudgeLabeler(label, work_with_calls(folder))
     try:
-        return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury
+        return sorted(labeler.judge_all(pool(["one", "two"], ["three", "four"])), key=str), labeler
     except UserError as error:
-        return error, jury
+        return error, labeler
 
 
 def peak() -> float:
@@ -70,7 +70,7 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
     with running(Misbehaving(way)) as server:
         peak()
         before = peak()
-        judgements, jury = judged(server.url, tmp_path)
+        judgements, labeler = judged(server.url, tmp_path)
         more = peak() - before
         logging.info("%-25s %6.0f MB more, %6.1f MB sent", name, more, server.sent / 1e6)
         assert more < 200
@@ -80,9 +80,9 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
             assert len(judgements) == 2
             for judgement in judgements:
                 assert re.search(expected or "^None$", str(judgement.error))
-        spent = jury.judges[0].spending
+        spent = labeler.judges[0].spending
         n_requests = server.n_requests
-        most = jury.cfg.max_tokens or 0
+        most = labeler.cfg.max_tokens or 0
         assert n_requests <= spent.calls <= CALLS
         assert 0 <= spent.input <= spent.calls * 10_000, "a token has at least one byte"
         assert 0 <= spent.output <= spent.calls * most

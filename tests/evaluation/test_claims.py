@@ -24,7 +24,7 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import differences, rate_row, read_answers, tabulate
 from stages.evaluation.results import (
     FILE,
-    Judged,
+    JudgedComparison,
     Opposed,
     PairGroup,
     PairGroups,
@@ -182,14 +182,16 @@ def planted_learnt(effect: str) -> Any:
     return learnt({"policy": (0.5 + mean, 0.5 + low, 0.5 + high)}, note=note)
 
 
-def planted_comparison(effect: str) -> Judged:
+def planted_comparison(effect: str) -> JudgedComparison:
     mean, low, high = EFFECTS[effect]
     won = Interval(0.5 + mean, 0.5 + low, 0.5 + high)
     word = Word.too_few if effect == "noted" else Word[effect]
     rates = WinRates(won, 0.5, None, "no rate", None, {}, 0.1, str(word))
     counts: dict[str, Any] = {"missing": {}, "ties": 0, "flips": None}
     tokens = {"policy": 9.0, "other": 9.0}
-    return Judged(Opposed("SFT", "judge", 90, 0), 90, tokens=tokens, rates=rates, **counts)
+    return JudgedComparison(
+        Opposed("SFT", "judge", 90, 0), 90, tokens=tokens, rates=rates, **counts
+    )
 
 
 def planted(stored: Results, effect: str, part: str) -> Results:

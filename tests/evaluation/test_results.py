@@ -13,7 +13,7 @@ from stages.evaluation.results import (
     OLDEST_VERSION,
     Behaviour,
     Divergence,
-    Judged,
+    JudgedComparison,
     MatchedRate,
     OpenPrompts,
     Opposed,
@@ -73,7 +73,9 @@ def with_all_parts() -> Results:
     return results(
         {"seen tasks": group(rate, containing=Rates(3, {"policy": SHARE}))},
         learnt=learnt(rate, by=PairGroups(0.1, [german])),
-        judged={"sft": Judged(asked, 26, {"too long": 4}, 2, None, {"policy": 9.0}, rates)}
+        judged={
+            "sft": JudgedComparison(asked, 26, {"too long": 4}, 2, None, {"policy": 9.0}, rates)
+        }
         | {"base": Waiting(Opposed("Base", "human", 30, 4), 26, 0.2)},
         behaviour=thinking,
         open={"your own prompts": OpenPrompts(30, thinking)},

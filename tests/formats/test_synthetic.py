@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from stages.config.blocks.labels import PreferenceFile
+from stages.config.blocks.labels import PreferenceDataset
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
-from stages.labelers.dataset import PreferenceFileLabeler
+from stages.labelers.dataset import PreferenceDatasetLabeler
 from stages.samplers.candidate_file import read_candidates
 from tests.formats.reading import ReadResult, lines, read
 from tests.helpers import settings
@@ -125,7 +125,7 @@ def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
     out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)
-    labeler = PreferenceFileLabeler(PreferenceFile(path=str(folder)), out)
+    labeler = PreferenceDatasetLabeler(PreferenceDataset(path=str(folder)), out)
     pool = labeler.pool({})
     assert {(c.text[:5], c.policy) for c in pool.candidates} == {
         ("short", "small"),

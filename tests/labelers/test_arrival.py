@@ -87,8 +87,8 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     judge_all = JudgeLabeler.judge_all
     for seed in (1, 2):
 
-        def arriving(jury: JudgeLabeler, candidates: Pool, seed: int = seed) -> list[Judgement]:
-            judgements = [*judge_all(jury, candidates)]
+        def arriving(labeler: JudgeLabeler, candidates: Pool, seed: int = seed) -> list[Judgement]:
+            judgements = [*judge_all(labeler, candidates)]
             random.Random(seed).shuffle(judgements)
             return judgements
 

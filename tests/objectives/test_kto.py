@@ -55,19 +55,19 @@ def moved(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.CompletionTrainer:
+def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.UnpairedTrainer:
     """Return a trainer of a moved policy."""
     folder.mkdir()
     out, policy = StageDir(folder, lambda metrics, step: None), inputs["policy"] / "model"
     rows, _ = objective.read_rows(inputs, contract := load_contract(policy), cfg, out)
     fit = Fit(
-        objective.CompletionTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out
+        objective.UnpairedTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out
     )
     return fit.build_trainer(moved(objective.load_start(policy, cfg, fit.args.device, out)))
 
 
 def step_of(
-    trainer: objective.CompletionTrainer,
+    trainer: objective.UnpairedTrainer,
 ) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
     """Return the loss, the gradients and TRL's metrics of a step, with the arguments that Trainer's loop gives."""
     rows = StepRows([trainer.train_dataset[i] for i in range(ROWS)])

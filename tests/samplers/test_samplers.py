@@ -31,8 +31,8 @@ from transformers import (
 from stages.hardware import machine, memory
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.samplers.drawing import nucleus
 from stages.samplers.generate import GenerateSampler
+from stages.samplers.gumbel_max import nucleus
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.samplers.slots import Slots
@@ -88,7 +88,7 @@ def prompts(count: int) -> list[list[int]]:
     return [torch.randint(3, 600, (n,), generator=generator).tolist() for n in lengths]
 
 
-Drawn = dict[str, list[Completion]]
+DrawnCompletions = dict[str, list[Completion]]
 
 
 def requests_of(count: int, *temperatures: float) -> list[Request]:
@@ -103,12 +103,12 @@ def complete(
     rows: int,
     *stops: int,
     kind: Any = HFSampler.of,
-) -> Drawn:
+) -> DrawnCompletions:
     sampler = kind(model, [*stops] or [2], 12, 1.0, rows)
     return {request.id: completions for request, completions in sampler.complete(requests)}
 
 
-def assert_same(one: Drawn, two: Drawn) -> None:
+def assert_same(one: DrawnCompletions, two: DrawnCompletions) -> None:
     """Compare tokens, and the log-probs of up to 12 tokens in fp32."""
     for name, completions in one.items():
         for a, b in zip(completions, two[name], strict=True):

@@ -26,7 +26,7 @@ from stages.config.limits import (
     words,
 )
 
-PEOPLE = "human"  # the option, and the extra, that asks people
+HUMAN = "human"  # the option, and the extra, that asks people
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Label:
         return [part.labeler for part in self.parts]
 
     @property
-    def asked_people(self) -> "People | None":
+    def asked_people(self) -> "HumanPage | None":
         """The people that are asked: none, unless a labeler says otherwise."""
         return None
 
@@ -105,7 +105,7 @@ class Verifier(Label):
 
 
 @dataclass
-class PreferenceFile(Label):
+class PreferenceDataset(Label):
     """A preference set: candidates with their labels, from a file, a folder or a hub dataset."""
 
     brings_pool: ClassVar[bool] = True
@@ -199,7 +199,7 @@ class HumanRuntime:
 
 
 @dataclass
-class People:
+class HumanPage:
     """People who judge answers in a browser."""
 
     instructions: str = "Which answer is best?"  # what people are told, above every question
@@ -294,8 +294,8 @@ class Ensemble(Label):
     reward_model: RewardModel = field(default_factory=RewardModel)  # as of label=reward_model
     own: Own = field(default_factory=Own)
     # questions about two candidates for people, those first on which members disagree most; null: nobody is asked
-    people: int | None = of_extra(PEOPLE, at_least(1, None))
-    human: People = of_extra(PEOPLE, field(default_factory=People))  # as of label=human
+    people: int | None = of_extra(HUMAN, at_least(1, None))
+    human: HumanPage = of_extra(HUMAN, field(default_factory=HumanPage))  # as of label=human
 
     @property
     def prefers(self) -> bool:  # type: ignore[override]
@@ -317,14 +317,14 @@ class Ensemble(Label):
 
     @property
     def names(self) -> list[str]:
-        return [*super().names, *([PEOPLE] if self.people else [])]
+        return [*super().names, *([HUMAN] if self.people else [])]
 
     @property
-    def asked_people(self) -> People | None:
+    def asked_people(self) -> HumanPage | None:
         return self.human_block if self.people else None
 
     @property
-    def human_block(self) -> People:
+    def human_block(self) -> HumanPage:
         """The block of people, with its place in the configuration."""
         return replace(self.human, block=f"{self.block}.human")
 
@@ -349,7 +349,7 @@ class Ensemble(Label):
 
     def check(self) -> None:
         super().check()
-        if PEOPLE not in EXTRAS:
+        if HUMAN not in EXTRAS:
             self.refuse_people()
         self.check_members()
         if self.combine:
@@ -360,10 +360,10 @@ class Ensemble(Label):
 
     def refuse_people(self) -> None:
         """Raise UserError if people are to be asked."""
-        for name, is_set in {"people": self.people, "human": self.human != People()}.items():
+        for name, is_set in {"people": self.people, "human": self.human != HumanPage()}.items():
             if is_set:
                 problem = (
-                    f"{self.block}.{name}: stages/extras/{PEOPLE}, which asks people, is missing"
+                    f"{self.block}.{name}: stages/extras/{HUMAN}, which asks people, is missing"
                 )
                 raise UserError(f"{problem}. Leave the key out, or restore the folder.")
 
@@ -388,7 +388,7 @@ class Ensemble(Label):
             "judge": self.judge != Judge(),
             "reward_model": self.reward_model.path,
             "own": self.own,
-            "human": self.human != People(),
+            "human": self.human != HumanPage(),
         }
         for name, is_set in settings.items():
             if is_set and name not in self.names:
@@ -422,7 +422,7 @@ class Ensemble(Label):
 
 LABELS: dict[str, type[Label]] = {
     "verifier": Verifier,
-    "dataset": PreferenceFile,
+    "dataset": PreferenceDataset,
     "judge": Judge,
     "reward_model": RewardModel,
     "source_order": SourceOrder,

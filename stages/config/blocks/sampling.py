@@ -106,7 +106,7 @@ class Member:
                 f"{key}.{sampling_keys[0]} is about sampling, and {key}.file is sampled. Leave it out."
             )
         if self.sampler:
-            require_known(f"{key}.sampler", [self.sampler], DRAWING)
+            require_known(f"{key}.sampler", [self.sampler], SAMPLERS)
 
 
 # keys of a member that a model samples for
@@ -120,11 +120,11 @@ class Pool:
     members: list[str]
 
 
-Kind = TypeVar("Kind", bound="Drawn")
+Kind = TypeVar("Kind", bound="DrawnCandidates")
 
 
 @dataclass
-class Drawn(Sample):
+class DrawnCandidates(Sample):
     """Candidates that are drawn from the policy, or from the sources of `pool`."""
 
     own: Own = field(default_factory=Own)
@@ -182,7 +182,7 @@ class Drawn(Sample):
         can_fail = own or sampler == "openai"
         temperatures = [member.temperature] if member.temperature is not None else self.temperatures
         return self.with_sampler(
-            DRAWING.get(sampler, type(self)),  # `check` refuses an unknown one
+            SAMPLERS.get(sampler, type(self)),  # `check` refuses an unknown one
             own=own,
             candidates_per_prompt=member.n or self.candidates_per_prompt,
             temperatures=temperatures,
@@ -200,7 +200,7 @@ class Drawn(Sample):
 
     @property
     def most_candidates(self) -> int | None:
-        blocks = [block for block in self.members if isinstance(block, Drawn)]
+        blocks = [block for block in self.members if isinstance(block, DrawnCandidates)]
         some_are_files = len(blocks) < len(self.members)
         if some_are_files:
             return None
@@ -225,28 +225,28 @@ class Drawn(Sample):
 
 
 @dataclass
-class HF(Drawn):
+class HF(DrawnCandidates):
     """The policy itself, by transformers, with batches that are refilled."""
 
     sampler: str = computed("hf")
 
 
 @dataclass
-class Generate(Drawn):
+class Generate(DrawnCandidates):
     """The policy itself, by transformers' own `generate`."""
 
     sampler: str = computed("generate")
 
 
 @dataclass
-class VLLM(Drawn):
+class VLLM(DrawnCandidates):
     """The policy itself, by vLLM in a child process."""
 
     sampler: str = computed("vllm")
 
 
 @dataclass
-class OpenAI(Drawn):
+class OpenAI(DrawnCandidates):
     """Another model, at an OpenAI-compatible server."""
 
     sampler: str = computed("openai")
@@ -262,10 +262,10 @@ class OpenAI(Drawn):
             )
 
 
-DRAWING: dict[str, type[Drawn]] = {
+SAMPLERS: dict[str, type[DrawnCandidates]] = {
     "hf": HF,
     "generate": Generate,
     "vllm": VLLM,
     "openai": OpenAI,
 }
-SAMPLES: dict[str, type[Sample]] = {**DRAWING, "file": CandidateFile}
+SAMPLES: dict[str, type[Sample]] = {**SAMPLERS, "file": CandidateFile}

@@ -13,7 +13,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP, Data
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.objective import Training
-from stages.config.blocks.sampling import Drawn, OpenAI
+from stages.config.blocks.sampling import DrawnCandidates, OpenAI
 from stages.config.blocks.training import Reference
 from stages.config.choices import Precision, Split
 from stages.extras.forecast.peak import longest_row_tokens, model_shape
@@ -76,7 +76,7 @@ def guess_seconds(node: Node, nodes: dict[str, Node], store: Store) -> float:
     elif isinstance(block, Reference):
         training = training_on(node, nodes)
         work = tokens_read(training, store, nodes) / SCORED_PER_SECOND
-    elif isinstance(block, Drawn | Answer):
+    elif isinstance(block, DrawnCandidates | Answer):
         candidates = (
             len(block.temperatures) if isinstance(block, Answer) else candidates_per_prompt(node)
         )

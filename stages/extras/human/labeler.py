@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from stages.config.blocks.labels import PEOPLE, People
+from stages.config.blocks.labels import HUMAN, HumanPage
 from stages.config.errors import UserError
 from stages.extras.human import Human, answer_rows
 from stages.extras.human.server import collect_answers
@@ -21,7 +21,7 @@ from stages.labelers.questions import (
     LETTERS,
     SKIP,
     TIE,
-    AsksPeople,
+    AsksHumans,
     Question,
     distinct,
     mark_shared,
@@ -31,10 +31,10 @@ from stages.store.records import Candidate, Example, Judgement, content_id
 from stages.store.workspace import StageDir
 
 
-class HumanLabeler(Labeler, AsksPeople):
+class HumanLabeler(Labeler, AsksHumans):
     """Asks people which of a prompt's candidates is best."""
 
-    name = PEOPLE
+    name = HUMAN
 
     def __init__(self, cfg: Human, out: StageDir):
         self.cfg, self.out = cfg, out
@@ -70,7 +70,7 @@ class HumanLabeler(Labeler, AsksPeople):
 
     @staticmethod
     def ask(
-        questions: Sequence[Question], cfg: People, out: StageDir
+        questions: Sequence[Question], cfg: HumanPage, out: StageDir
     ) -> dict[str, list[Judgement]]:
         """Return people's judgements by the question's id, once all questions are answered."""
         session = collect_answers(questions, cfg, out)

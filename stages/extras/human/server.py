@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stages.config.blocks.labels import People
+from stages.config.blocks.labels import HumanPage
 from stages.config.errors import UserError
 from stages.extras.human import answer_rows
 from stages.extras.human.access import host_name, is_loopback, link_host, load_token
@@ -51,7 +51,7 @@ HEADERS = {
 Body = Mapping[str, Any]
 
 
-def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -> Session:
+def collect_answers(questions: Sequence[Question], cfg: HumanPage, out: StageDir) -> Session:
     """Return the session of the questions once all are answered, on the page or by a file. Adds its metrics to `out`.
     Raise UserError if the file of answers is unusable, or the server cannot listen at its address. KeyboardInterrupt:
     if the server is stopped earlier."""
@@ -74,7 +74,7 @@ def collect_answers(questions: Sequence[Question], cfg: People, out: StageDir) -
     return session
 
 
-def serve(session: Session, cfg: People, out: StageDir) -> None:
+def serve(session: Session, cfg: HumanPage, out: StageDir) -> None:
     """Serve the page until every question has its answers.
 
     Raises:
@@ -132,7 +132,7 @@ def policy_of(html: str) -> str:
 class Page:
     """The web server of a session. Requests are processed one after the other."""
 
-    def __init__(self, session: Session, cfg: People, token: str | None, progress: Progress):
+    def __init__(self, session: Session, cfg: HumanPage, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
         # the reason why an answer could not be saved
         self.failure: OSError | UserError | None = None

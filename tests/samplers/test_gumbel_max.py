@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from stages.samplers.drawing import BLOCK, CHUNK, Draws, splitmix64
+from stages.samplers.gumbel_max import BLOCK, CHUNK, DrawState, splitmix64
 from stages.samplers.sampler import Request
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def test_drawn_frequencies_are_the_softmax() -> None:
     temperature = 0.7
     logits = torch.randn(3 * BLOCK + 7, generator=torch.Generator().manual_seed(0))
     steps = torch.zeros(draws, dtype=torch.long)
-    state = Draws(torch.arange(draws), steps, torch.full((draws,), temperature), True)
+    state = DrawState(torch.arange(draws), steps, torch.full((draws,), temperature), True)
     tokens, logprobs = state.choose(logits.expand(draws, -1), 1.0)
     expected = draws * (logits.double() / temperature).softmax(-1)
     ordered = expected.argsort(descending=True)
@@ -51,11 +51,11 @@ def test_a_row_draws_the_same_in_any_batch_and_at_any_start() -> None:
     requests = [Request(f"{i:04x}", [], [5], [1.0, 0.5], 0) for i in range(CHUNK)]
     candidates = [(request, index) for request in requests for index in (0, 1)]
     logits = torch.randn(3, len(candidates), 300, generator=torch.Generator().manual_seed(0))
-    together = Draws.start(candidates, CPU)
+    together = DrawState.start(candidates, CPU)
     for step in range(3):
         tokens = together.choose(logits[step], 0.9)[0]
         for row in (0, 7, len(candidates) - 1):
-            alone = Draws.start([candidates[row]], CPU)
+            alone = DrawState.start([candidates[row]], CPU)
             alone.steps += step
             [token] = alone.choose(logits[step, row : row + 1], 0.9)[0]
             assert token == tokens[row]

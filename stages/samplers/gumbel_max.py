@@ -20,7 +20,7 @@ BITS = 52
 
 
 @dataclass
-class Draws:
+class DrawState:
     """The random state of a batch on the device of its logits: seeds, steps and temperatures, each of shape (rows,).
     `sampled`: at least one temperature is above 0. The host knows it, so the device is not asked."""
 
@@ -30,7 +30,7 @@ class Draws:
     sampled: bool
 
     @classmethod
-    def start(cls, candidates: Sequence[tuple[Request, int]], device: torch.device) -> "Draws":
+    def start(cls, candidates: Sequence[tuple[Request, int]], device: torch.device) -> "DrawState":
         """Return the state before the first step of candidates, each as its request and its index there."""
         seeds = [request.seed_of(index) for request, index in candidates]
         temperatures = [request.temperatures[index] for request, index in candidates]
