@@ -1,11 +1,13 @@
 """The extras: folders of `stages/extras/` that may be removed, and what their files say that each of them is.
 
 `command.py` has the `run` of a command. `tracker.py`, `cluster.py` and `labeler.py` have the class of a tracker, a
-cluster and a labeler, whose word is the folder's name; `preflight.py` has checks of nodes before they are built.
+cluster and a labeler, whose word is the folder's name; `mirror.py` has that of a copy of the store; `preflight.py` has
+checks of nodes before they are built.
 `conf/GROUP/OPTION.yaml` is an option of a group, as a file of `conf/` is.
 
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
-with the folder's name; and `BLOCKS`, by name the class that adds keys to a block of the core."""
+with the folder's name; and `BLOCKS`, by name the class that adds keys to a block of the core, or that is a further
+block."""
 
 import importlib
 from functools import cache

@@ -128,19 +128,11 @@ class Gate:
 
 
 @dataclass
-class Shared:
-    """The copy of the artifact store that machines share."""
-
-    remote: str | None = MISSING
-
-
-@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
     stage: str = MISSING
     outputs: str = MISSING
-    store: Shared = field(default_factory=Shared)
     seed: int = random_seed()
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
@@ -388,10 +380,12 @@ RunLaunch = with_keys_of_extras("launch", Launch)
 
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
-    """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name; and with the keys that extras add to blocks."""
+    """Return the configuration with the blocks that no code reads as attributes: those of extras, and of objectives that
+    `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
     kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    for blocks in recorded("BLOCKS").values():
+        kinds |= blocks
     kinds |= {"tracker": RunTracker, "launch": RunLaunch}
     for name, command in COMMANDS.items():
         if command.block and name not in names:

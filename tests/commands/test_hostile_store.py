@@ -187,7 +187,11 @@ def test_the_first_line_names_a_recipes_program_and_a_plan_does_not_run_it(
             "label: {endpoints: [{base_url: http://a/v1, model: m, api_key_env: HF_TOKEN}]}\n",
             ("label.endpoints[0].base_url=http://a/v1", "label.endpoints[0].api_key_env=HF_TOKEN"),
         ),
-        ("store: {remote: s3://bucket}\n", ("store.remote=s3://bucket",)),
+        pytest.param(
+            "store: {remote: s3://bucket}\n",
+            ("store.remote=s3://bucket",),
+            marks=pytest.mark.extra("shared_store"),
+        ),
         ("model: {revision: '${oc.env:HF_TOKEN}'}\n", ("model.revision=${oc.env:HF_TOKEN}",)),
         ("benchmark: {tasks_dir: /nowhere}\n", ("benchmark.tasks_dir=/nowhere",)),
         pytest.param(

@@ -94,7 +94,10 @@ def test_a_budget_needs_a_limit_of_an_answer() -> None:
     "argument",
     [
         f"{BASE}=http://user:{SECRET}@127.0.0.1:1/v1",
-        f"store.remote=s3://user:{SECRET}@bucket/prefix",
+        pytest.param(
+            f"store.remote=s3://user:{SECRET}@bucket/prefix",
+            marks=pytest.mark.extra("shared_store"),
+        ),
         f"{EXTRA}={{routing: {{x-api-key: '{SECRET}'}}}}",
         f"label.endpoints=[{{base_url: 'http://h/v1', model: m, api_key_env: {SECRET.lower()}}}]",
     ],
