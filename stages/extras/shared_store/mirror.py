@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from stages.config.errors import UserError
+from stages.config.extras import EXTRAS
 from stages.config.installation import program
 from stages.config.schema import Config
 from stages.extras.shared_store import SharedStore, calls, lease
@@ -336,11 +337,17 @@ class RemoteMirror(Mirror):
         """Raise NotSent if something could not be sent."""
         if self.unsent:
             names = ", ".join(dict.fromkeys(self.unsent))
-            arguments = ["stage=sync", f"outputs={self.root}", f"store.remote={self.url}"]
             raise NotSent(
-                f"store.remote={self.url}: not sent: {names}. All of it is finished in {self.root}. To send it: "
-                f"{shlex.join([*program(), *arguments])}"
+                f"store.remote={self.url}: not sent: {names}. All of it is finished in {self.root}. {self.way_to_send}"
             )
+
+    @property
+    def way_to_send(self) -> str:
+        """A sentence with the command that sends what was not sent."""
+        if "sync" not in EXTRAS:
+            return "To send it, type the same command again."
+        arguments = ["stage=sync", f"outputs={self.root}", f"store.remote={self.url}"]
+        return f"To send it: {shlex.join([*program(), *arguments])}"
 
     def collect(self, needed: set[tuple[str, str]], remove: bool, kept_seconds: float) -> None:
         """List or remove the nodes of the remote that neither `needed` nor a report in the remote reaches, and files

@@ -309,6 +309,21 @@ def test_a_run_goes_on_without_a_remote_that_is_away(
     assert build_nodes(machine(tmp_path / "b", url), nodes) == []
 
 
+def test_without_sync_the_same_command_sends_what_was_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.extras.shared_store.mirror.EXTRAS", ("shared_store",))
+    folder = tmp_path / "shared"
+    folder.write_text("no folder")
+    nodes = some_nodes(1)
+    with pytest.raises(UserError, match="the same command") as refusal:
+        build_nodes(machine(tmp_path / "a", str(folder)), nodes)
+    assert "stage=sync" not in str(refusal.value)
+    folder.unlink()
+    assert build_nodes(machine(tmp_path / "a", str(folder)), nodes) == []
+    assert build_nodes(machine(tmp_path / "b", str(folder)), nodes) == []
+
+
 def test_a_remote_that_fails_during_a_pull_costs_a_build(
     s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
