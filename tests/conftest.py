@@ -29,7 +29,7 @@ from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import INSTALLED, SECRET, TINY, Chain, command, made_once  # noqa: E402
 from tests.kept import kept_copy  # noqa: E402
 
-pytest_plugins = ["tests.budgets", "tests.goldens.refusals", "tests.store.s3"]
+pytest_plugins = ["tests.budgets", "tests.goldens.refusals"]
 process.prepare()
 
 

@@ -70,10 +70,11 @@ def test_without_an_extra_everything_else_composes_plans_and_helps(
 
 @pytest.mark.extended
 def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: Path) -> None:
-    house = copied(tmp_path / "house", PACKAGES, ["gc", "forecast"])
+    house = copied(tmp_path / "house", PACKAGES, ["gc", "forecast", "shared_store"])
     assert "stage=gc: gc is not a known value" in typed(house, ["stage=gc"]).stderr
     assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
     assert "error: plan is not a setting" in typed(house, ["stage=plan", "plan.gpu=h200"]).stderr
+    assert "error: store is not a setting" in typed(house, ["store.remote=/shared"]).stderr
 
 
 # By extra, options and keys that only it has
@@ -113,6 +114,17 @@ def test_an_ensemble_without_the_extra_asks_no_people_and_says_what_is_missing(
     for key in ("label.people=3", "label.human.seed=3"):
         told = typed(house, [*TINY, *ENSEMBLE, key]).stderr
         assert "stages/extras/human" in told and told.startswith("error: label.")
+
+
+@pytest.mark.extended
+@pytest.mark.extra("shared_store", "gc", "sync")
+def test_without_the_shared_store_gc_and_sync_serve_this_store_alone(
+    built: Path, tmp_path: Path
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, ["shared_store"])
+    ran = typed(house, ["stage=gc", f"outputs={built}"], ["stage=sync", f"outputs={built}"])
+    assert re.search(r"\d+ nodes kept; 0 folders", ran.stdout)
+    assert ran.stderr.startswith("error: stage=sync needs a W&B key")
 
 
 # They compare pages and a record of the whole project with it, or read the commit

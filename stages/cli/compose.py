@@ -34,7 +34,7 @@ from stages.pipeline.graph import wire_graph, wire_unpinned
 from stages.preflight import building, programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 from stages.store import source_files
-from stages.store.mirror import Mirror
+from stages.store.mirror import find_mirror
 from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
@@ -194,7 +194,7 @@ def prepare(
     set_cache_folders(Path(cfg.outputs))
     require_typed_code(cfg, typed)
     resolve(cfg, typed)
-    mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
+    mirror = find_mirror(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
     is_pulled = cfg.stage in COMMANDS_ON_FINISHED_RUN and mirror is not None
     if cfg.stage in COMMANDS_ON_RESULTS and not is_pulled:

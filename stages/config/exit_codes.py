@@ -26,7 +26,7 @@ MEANINGS = {
     0: ("finished", "not worse"),
     1: (
         "an error, a refusal, an interrupt, a failed job of a sweep, a certain fault with examine.strict, "
-        "finished work that store.remote did not get",
+        "finished work that a shared store did not get",
         "worse",
     ),
     2: ("an option that does not exist", "not comparable, or an error"),

@@ -1,7 +1,8 @@
 """The extras: folders of `stages/extras/` that may be removed, and what their files say that each of them is.
 
 `command.py` has the `run` of a command. `tracker.py`, `cluster.py` and `labeler.py` have the class of a tracker, a
-cluster and a labeler, whose word is the folder's name; `preflight.py` has checks of nodes before they are built.
+cluster and a labeler, whose word is the folder's name; `mirror.py` has that of a copy of the store; `preflight.py` has
+checks of nodes before they are built.
 `forecast.py` has the class `RunForecast`, derived from `Forecast` (stages/commands/expected_costs.py): what nodes will cost.
 `conf/GROUP/OPTION.yaml` is an option of a group, as a file of `conf/` is.
 

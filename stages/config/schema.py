@@ -120,19 +120,11 @@ class Gate:
 
 
 @dataclass
-class Shared:
-    """The copy of the artifact store that machines share."""
-
-    remote: str | None = MISSING
-
-
-@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
     stage: str = MISSING
     outputs: str = MISSING
-    store: Shared = field(default_factory=Shared)
     seed: int = random_seed()
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
@@ -380,11 +372,11 @@ RunLaunch = with_keys_of_extras("launch", Launch)
 
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
-    """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name; and with the keys and the blocks that extras add."""
+    """Return the configuration with the blocks that no code reads as attributes: those of commands, of extras, and of
+    objectives that `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
-    kinds: dict[str, type] = {}
-    for blocks in (BLOCKS, *recorded("BLOCKS").values()):
+    kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    for blocks in recorded("BLOCKS").values():
         kinds |= {name: kind for name, kind in blocks.items() if name not in names}
     kinds |= {"tracker": RunTracker, "launch": RunLaunch}
     for name, command in COMMANDS.items():

@@ -165,25 +165,21 @@ class Store:
         if self.mirror is None:
             yield
             return
-        self.mirror.pull_calls()
-        self._share_all(targets)
-        try:
+        with self.mirror.exchange():
+            self._share_all(targets)
             yield
-        finally:
-            self.mirror.push_calls()
-        self.mirror.raise_unsent()
 
     def share_all(self) -> None:
-        """Send every published node, and the recorded calls. Raise UserError if nothing can be sent."""
-        if self.mirror:
-            self.mirror.require_writable()
-            seen = dict[str, Node]()
-            nodes = [
-                published_node(self.root, m["stage"], folder.name, seen)
-                for folder, m in self.manifests()
-            ]
+        """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
+        if self.mirror is None:
+            return
+        seen = dict[str, Node]()
+        nodes = [
+            published_node(self.root, m["stage"], folder.name, seen)
+            for folder, m in self.manifests()
+        ]
+        with self.mirror.sending(nodes):
             self._share_all(nodes)
-            self.mirror.push_calls()
 
     def _share_all(self, targets: list[Node]) -> None:
         """Send the published ones of the targets and their inputs that the mirror lacks."""

@@ -23,7 +23,7 @@ from stages.store.sealed_json import Damaged
 from stages.store.store import Store
 from stages.tracking import wandb
 from tests.endpoints.servers import Quiet, Server, running
-from tests.helpers import SECRET, TINY, Chain, composed, inside, refused, settings
+from tests.helpers import SECRET, TINY, Chain, composed, inside, needing, refused, settings
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -187,7 +187,7 @@ def test_the_first_line_names_a_recipes_program_and_a_plan_does_not_run_it(
             "label: {endpoints: [{base_url: http://a/v1, model: m, api_key_env: HF_TOKEN}]}\n",
             ("label.endpoints[0].base_url=http://a/v1", "label.endpoints[0].api_key_env=HF_TOKEN"),
         ),
-        ("store: {remote: s3://bucket}\n", ("store.remote=s3://bucket",)),
+        needing("shared_store", "store: {remote: s3://bucket}\n", ("store.remote=s3://bucket",)),
         ("model: {revision: '${oc.env:HF_TOKEN}'}\n", ("model.revision=${oc.env:HF_TOKEN}",)),
         ("benchmark: {tasks_dir: /nowhere}\n", ("benchmark.tasks_dir=/nowhere",)),
         pytest.param(

@@ -73,7 +73,6 @@ NAMES = [
     "eval.by",
     "grpo.runtime.python",
     "online_dpo.runtime.python",
-    "store.remote",
     "tracker.entity",
     "tracker.group",
     "launch.rendezvous",
@@ -101,6 +100,7 @@ NAMES = [
 ]
 OF_EXTRAS = (
     "launch.address",
+    "store.remote",
     "compare.sweep",
     "chat.runtime.python",
     "export.repo",

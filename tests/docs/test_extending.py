@@ -18,7 +18,7 @@ from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, Judgement, load
 from tests.helpers import TINY, Chain, command, inside
 
-PAGES = ["labeler", "sampler", "format", "task", "command", "stage", "objective", "loss"]
+PAGES = ["labeler", "sampler", "format", "task", "command", "mirror", "stage", "objective", "loss"]
 PAGE = "\n".join((ROOT / "docs" / "extending" / f"{name}.md").read_text() for name in PAGES)
 FILES = dict(
     re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -187,13 +187,32 @@ def in_house(house: Path, *arguments: str) -> str:
     return ran.stdout
 
 
+def write_extra(house: Path, extra: str) -> None:
+    """Write the files of an extra of the pages."""
+    for name, text in FILES.items():
+        if name.startswith(f"stages/extras/{extra}/"):
+            (house / name).parent.mkdir(exist_ok=True)
+            (house / name).write_text(text)
+
+
+@pytest.mark.extended
+def test_a_mirror_in_the_house(house: Path, chain: Chain, tmp_path: Path) -> None:
+    """It is one folder, and shares the store where the project's own shared store was removed."""
+    shutil.rmtree(house / "stages" / "extras" / "shared_store", ignore_errors=True)
+    write_extra(house, "nas")
+    [line] = [line for line in COMMANDS if "nas.remote" in line]
+    key = shlex.split(line)[2].partition("=")[0]
+    remote = f"{key}={tmp_path / 'remote'}"
+    in_house(house, "stage=data", f"outputs={chain.root}", remote)
+    assert ": built " not in in_house(house, "stage=data", f"outputs={tmp_path / 'b'}", remote)
+    [pulled] = (tmp_path / "b" / "data").iterdir()
+    assert read_manifest(pulled) == chain.manifest("data")
+
+
 @pytest.mark.extended
 def test_a_command_in_the_house(house: Path, built: Path) -> None:
     """It is one folder: no other file is changed."""
-    for name, text in FILES.items():
-        if name.startswith("stages/extras/sizes/"):
-            (house / name).parent.mkdir(exist_ok=True)
-            (house / name).write_text(text)
+    write_extra(house, "sizes")
     [line] = [line for line in COMMANDS if "stage=sizes" in line]
     listed = in_house(house, f"outputs={built}", *shlex.split(line)[2:])
     sizes = [float(line.split(" MiB ")[0]) for line in listed.splitlines() if " MiB " in line]

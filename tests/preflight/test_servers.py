@@ -6,7 +6,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.preflight import servers
-from tests.helpers import SECRET, TINY, for_hydra, inside, refused, settings
+from tests.helpers import SECRET, TINY, for_hydra, inside, needing, refused, settings
 
 SAMPLER = (
     "sample=openai",
@@ -94,7 +94,7 @@ def test_a_budget_needs_a_limit_of_an_answer() -> None:
     "argument",
     [
         f"{BASE}=http://user:{SECRET}@127.0.0.1:1/v1",
-        f"store.remote=s3://user:{SECRET}@bucket/prefix",
+        needing("shared_store", f"store.remote=s3://user:{SECRET}@bucket/prefix"),
         f"{EXTRA}={{routing: {{x-api-key: '{SECRET}'}}}}",
         f"label.endpoints=[{{base_url: 'http://h/v1', model: m, api_key_env: {SECRET.lower()}}}]",
     ],

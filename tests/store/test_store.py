@@ -16,7 +16,7 @@ from stages.store.node import Node, nearest_by_stage
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, StageDir, read_curves
 from tests.helpers import nodes, settings
-from tests.store.machine import some_nodes
+from tests.store.small_nodes import some_nodes
 
 
 def some_node(**changes: object) -> Node:
@@ -157,7 +157,7 @@ def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from tests.store.machine import some_nodes
+from tests.store.small_nodes import some_nodes
 from stages.store.store import Store
 store, [node] = Store(Path(sys.argv[1])), some_nodes(1)
 with store.claim(node) as folder:

@@ -16,13 +16,14 @@ from stages.config.schema import Config
 from stages.config.stage_table import Target
 from stages.extras.gc import GC
 from stages.pipeline.provenance import JOB_NODES, fingerprints_of_job
-from stages.store import locks, mirror, sealed_json
+from stages.store import locks, sealed_json
 from stages.store.manifest import folder_problem, read_manifest
 from stages.store.store import INPUTS, Store, require_store
 from stages.store.workspace import RESUMED, SCRATCH
 
 log = logging.getLogger(__name__)
 
+KEPT_SECONDS = 7 * 86_400.0  # younger work may belong to a run that is not finished
 HALF_BUILT_OR_REPLACED = re.compile(r"(?P<fingerprint>[0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
@@ -82,7 +83,7 @@ def list_or_remove_unneeded(store: Store, remove: bool) -> None:
             remove_folder(folder)
     log.info("%d nodes kept; %d folders %s.", len(needed), len(unneeded), done)
     if store.mirror:
-        store.mirror.collect(needed, remove)
+        store.mirror.collect(needed, remove, KEPT_SECONDS)
 
 
 def size_of(folder: Path) -> int:
@@ -100,7 +101,7 @@ def is_resumable(folder: Path) -> bool:
         files.append(folder / "manifest.json")
     works = [path for path in files if path.is_file() and path.suffix != ".lock"]
     newest = max((path.stat().st_mtime for path in works), default=0.0)
-    return time.time() - newest < mirror.KEPT_SECONDS
+    return time.time() - newest < KEPT_SECONDS
 
 
 def inputs_of_unfinished(folder: Path, nodes: Nodes) -> list[tuple[str, str]]:

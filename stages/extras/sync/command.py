@@ -1,5 +1,5 @@
-"""`stage=sync`: send runs that were tracked offline to W&B by `wandb sync`. With `store.remote`, first send the nodes that
-the remote lacks.
+"""`stage=sync`: send runs that were tracked offline to W&B by `wandb sync`. If the store has a mirror, first send the nodes
+that the mirror lacks.
 
 It can be stopped and repeated at any point: a file in a run's folder marks that it was sent."""
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.store.mirror import Mirror
 from stages.store.store import Store
 from stages.tracking.wandb import CUT_OFF, has_key, run_id, use_folder
 
@@ -20,8 +19,7 @@ log = logging.getLogger(__name__)
 def run(cfg: Config, store: Store, *_: object) -> None:
     """Send the unsent runs under `outputs/cache/wandb` to `tracker.project`. Raise UserError without a key or a
     connection; or after all others were sent, if W&B refused some runs."""
-    if store.mirror:
-        share_store(store, store.mirror)
+    store.share_all()
     runs_folder = (store.root / "cache" / "wandb").resolve()
     if store.mirror and not (has_key() and any(runs_folder.glob("*run-*"))):
         return
@@ -45,14 +43,6 @@ def run(cfg: Config, store: Store, *_: object) -> None:
         raise UserError(
             f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again."
         )
-
-
-def share_store(store: Store, mirror: Mirror) -> None:
-    """Send what the remote lacks, and say how much that was. Raise UserError if something could not be sent."""
-    store.share_all()
-    sent = f"{mirror.sent_nodes} nodes ({mirror.sent_bytes / 2**20:.1f} MiB) sent to {mirror.url}"
-    log.info("%s. The store has %d nodes.", sent, len(store.manifests()))
-    mirror.raise_unsent()
 
 
 def unsent_runs(store: Store, runs_folder: Path) -> list[Path]:

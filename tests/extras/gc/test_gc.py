@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.extras.gc.command import is_created_here, leftover_folders, list_or_remove_unneeded
+from stages.extras.gc.command import (
+    KEPT_SECONDS,
+    is_created_here,
+    leftover_folders,
+    list_or_remove_unneeded,
+)
 from stages.store import locks
-from stages.store.mirror import KEPT_SECONDS
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, inside, nodes, refused

@@ -1,32 +1,21 @@
-"""A machine that builds small nodes: `python -m tests.store.machine ROOT URL COUNT SECONDS LEASE_SECONDS`.
+"""A machine that builds small nodes: `python -m tests.extras.shared_store.machine ROOT URL COUNT SECONDS LEASE_SECONDS`.
 
 It prints the nodes that it built, and on stderr each node that it begins. It imports no heavy library."""
 
 import random
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from stages.store import lease
-from stages.store.mirror import Mirror
+from stages.extras.shared_store import lease
+from stages.extras.shared_store.mirror import RemoteMirror
 from stages.store.node import Node
 from stages.store.store import Store
-
-
-@dataclass
-class Block:
-    """A block of settings."""
-
-    size: int = 3000
-
-
-def some_nodes(count: int) -> list[Node]:
-    return [Node("pairs", version, Block()) for version in range(1, count + 1)]
+from tests.store.small_nodes import some_nodes
 
 
 def machine(root: Path, url: str) -> Store:
-    return Store(root, mirror=Mirror(url, root))
+    return Store(root, mirror=RemoteMirror(url, root))
 
 
 def build_nodes(store: Store, nodes: list[Node], seconds: float = 0.0) -> list[int]:

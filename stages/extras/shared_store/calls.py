@@ -7,8 +7,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from stages.extras.shared_store.remote import Remote
 from stages.store import json_log, locks, safe_files
-from stages.store.remote import Remote
 from stages.store.sealed_json import WRONG_SHAPE
 
 SEGMENT = re.compile(r"calls/((?:people/)?\w[\w. -]*\.jsonl)/([0-9a-f]{64})")

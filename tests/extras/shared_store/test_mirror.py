@@ -14,14 +14,15 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
+from stages.extras.shared_store.mirror import RemoteMirror, name_of
+from stages.extras.shared_store.remote import open_remote
 from stages.store import json_log
-from stages.store.mirror import Mirror, name_of
 from stages.store.node import Node
-from stages.store.remote import open_remote
 from stages.store.store import Store
 from stages.store.workspace import Progress
-from tests.store.machine import build_nodes, machine, some_nodes
-from tests.store.s3 import S3
+from tests.extras.shared_store.machine import build_nodes, machine
+from tests.extras.shared_store.s3 import S3
+from tests.store.small_nodes import some_nodes
 
 FAULTS = ("500", "503", "reset", "lost", "cut")
 URLS = ("s3", "folder")
@@ -30,7 +31,7 @@ URLS = ("s3", "folder")
 def start(
     root: Path, url: str, count: int, seconds: float = 0.0, lease_seconds: float = 60.0
 ) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "tests.store.machine", str(root), url]
+    arguments = [sys.executable, "-m", "tests.extras.shared_store.machine", str(root), url]
     arguments += [str(count), str(seconds), str(lease_seconds)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(arguments, cwd=ROOT, **pipes)
@@ -225,7 +226,7 @@ def test_an_address_with_credentials_or_of_another_kind_is_refused(
     address: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"^store\.remote=") as refusal:
-        Mirror(address, tmp_path)
+        RemoteMirror(address, tmp_path)
     assert "word" not in str(refusal.value)
 
 
@@ -234,17 +235,16 @@ def test_a_remote_that_cannot_be_reached_is_one_line(s3: S3) -> None:
         open_remote(s3.url.replace("bucket", "absent"))
 
 
-def test_gc_removes_what_no_report_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_removes_what_no_report_reaches(tmp_path: Path) -> None:
     url = str(tmp_path / "shared")
     nodes = some_nodes(3)
     store = machine(tmp_path / "a", url)
     build_nodes(store, nodes)
     mirror = store.mirror
     needed = {("pairs", nodes[0].fingerprint)}
-    mirror.collect(needed, remove=True)
+    mirror.collect(needed, remove=True, kept_seconds=60.0)
     assert len(mirror.remote.list("nodes")) == 3  # they are young
-    monkeypatch.setattr("stages.store.mirror.KEPT_SECONDS", -1.0)
-    mirror.collect(needed, remove=True)
+    mirror.collect(needed, remove=True, kept_seconds=-1.0)
     assert [*mirror.remote.list("nodes")] == [name_of(nodes[0])]
     assert len(mirror.remote.list("files")) == 2
 
@@ -307,6 +307,21 @@ def test_a_run_goes_on_without_a_remote_that_is_away(
     sender.share_all()
     sender.mirror.raise_unsent()
     assert build_nodes(machine(tmp_path / "b", url), nodes) == []
+
+
+def test_without_sync_the_same_command_sends_what_was_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.extras.shared_store.mirror.EXTRAS", ("shared_store",))
+    folder = tmp_path / "shared"
+    folder.write_text("no folder")
+    nodes = some_nodes(1)
+    with pytest.raises(UserError, match="the same command") as refusal:
+        build_nodes(machine(tmp_path / "a", str(folder)), nodes)
+    assert "stage=sync" not in str(refusal.value)
+    folder.unlink()
+    assert build_nodes(machine(tmp_path / "a", str(folder)), nodes) == []
+    assert build_nodes(machine(tmp_path / "b", str(folder)), nodes) == []
 
 
 def test_a_remote_that_fails_during_a_pull_costs_a_build(

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from stages.config.errors import UserError
+from stages.extras.shared_store.remote import Remote
 from stages.store.allowance import Allowance
-from stages.store.remote import Remote
 
 log = logging.getLogger(__name__)
 

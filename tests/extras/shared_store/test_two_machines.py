@@ -7,10 +7,10 @@ import pytest
 
 from stages.cli.sweep import sweep_metric
 from stages.config.exit_codes import GateCode
-from stages.store.mirror import Mirror
+from stages.extras.shared_store.mirror import RemoteMirror
 from stages.store.store import Store
+from tests.extras.shared_store.s3 import S3
 from tests.helpers import TINY, Chain, command, inside, nodes, settings
-from tests.store.s3 import S3
 
 
 @pytest.mark.extended
@@ -63,14 +63,14 @@ def test_what_was_sent_serves_every_command_of_another_machine(
 
 
 def test_a_sweep_reads_its_metric_from_the_remote(chain: Chain, tmp_path: Path) -> None:
-    sender = Store(chain.root, mirror=Mirror(str(tmp_path / "shared"), chain.root))
+    sender = Store(chain.root, mirror=RemoteMirror(str(tmp_path / "shared"), chain.root))
     sender.share_all()
     root = tmp_path / "other"
     cfg = settings(*TINY, "stage=report")
     graph = nodes(root)
     expected = chain.manifest("eval")["metrics"]["pass_rate"]["policy"]
     assert sweep_metric(cfg, graph, Store(root)) is None, "nothing is there"
-    pulled = Store(root, mirror=Mirror(str(tmp_path / "shared"), root))
+    pulled = Store(root, mirror=RemoteMirror(str(tmp_path / "shared"), root))
     assert sweep_metric(cfg, graph, pulled) == expected
     assert sweep_metric(cfg, graph, Store(root)) == expected
 

@@ -6,30 +6,18 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from stages.config.installation import ROOT
-
-
-@dataclass
-class S3:
-    """A server of S3. Its processes reach it through a proxy that breaks requests as `faults` says."""
-
-    url: str
-    faults_file: Path
-    environment: dict[str, str]
-
-    def faults(self, *kinds: str, share: float = 0.0) -> None:
-        self.faults_file.write_text("".join(f"{kind} {share}\n" for kind in kinds))
+from tests.extras.shared_store.s3 import S3
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int, Path]]:
     faults = tmp_path_factory.mktemp("s3") / "faults"
-    arguments = [sys.executable, "-m", "tests.store.remote_server", str(faults)]
+    arguments = [sys.executable, "-m", "tests.extras.shared_store.remote_server", str(faults)]
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
     with subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
