@@ -26,7 +26,7 @@ BUDGETS = {
     "cli": 300.0,  # compositions
     "pipeline": 200.0,
     "commands": 82.0,
-    "extras": 123.0,
+    "extras": 150.0,
     "goldens": 135.0,
     "launch": 70.0,
     "training": 70.0,
@@ -36,7 +36,7 @@ BUDGETS = {
     "labelers": 80.0,
     "samplers": 75.0,
     "config": 38.0,
-    "store": 60.0,
+    "store": 30.0,
     "models": 53.0,
     "endpoints": 45.0,
     "upstream": 15.0,

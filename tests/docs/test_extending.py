@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,13 @@ def write_extra(house: Path, extra: str) -> None:
             (house / name).write_text(text)
 
 
+def count_manifests(root: Path) -> Counter[str]:
+    """Count the nodes of each stage in a folder."""
+    return Counter(file.parent.parent.name for file in root.glob("*/*/manifest.json"))
+
+
 @pytest.mark.extended
+@pytest.mark.extra("sync", "gc")
 def test_a_mirror_in_the_house(house: Path, chain: Chain, tmp_path: Path) -> None:
     """It is one folder, and shares the store where the project's own shared store was removed."""
     shutil.rmtree(house / "stages" / "extras" / "shared_store", ignore_errors=True)
@@ -203,10 +210,16 @@ def test_a_mirror_in_the_house(house: Path, chain: Chain, tmp_path: Path) -> Non
     [line] = [line for line in COMMANDS if "nas.remote" in line]
     key = shlex.split(line)[2].partition("=")[0]
     remote = f"{key}={tmp_path / 'remote'}"
-    in_house(house, "stage=data", f"outputs={chain.root}", remote)
-    assert ": built " not in in_house(house, "stage=data", f"outputs={tmp_path / 'b'}", remote)
-    [pulled] = (tmp_path / "b" / "data").iterdir()
-    assert read_manifest(pulled) == chain.manifest("data")
+    in_house(house, "stage=sync", f"outputs={chain.root}", remote)
+    second = f"outputs={tmp_path / 'b'}"
+    ran = in_house(house, "stage=pairs", "pairs=margin", second, remote)
+    assert ran.count(": built ") == 1, "all but the pairs is pulled"
+    [pulled] = (tmp_path / "b" / "label").iterdir()
+    assert read_manifest(pulled) == chain.manifest("label")
+    sent = chain.count() | {"pairs": 2}
+    assert count_manifests(tmp_path / "remote") == sent
+    in_house(house, "stage=gc", "gc.remove=true", second, remote)
+    assert count_manifests(tmp_path / "remote") == sent
 
 
 @pytest.mark.extended
