@@ -14,7 +14,7 @@ from stages.config.installation import program
 from stages.config.override_text import overrides
 from stages.config.schema import Report
 from stages.config.stage_table import DRAWING, LINEAGE, POLICY_STAGES, STAGES, Target
-from stages.evaluation import benchmarks, claims, coverage, noninferiority, rounds, suite_results
+from stages.evaluation import claims, coverage, noninferiority, rounds
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
@@ -284,9 +284,7 @@ def read_template_values(
         if results.kinds
         else {},
         "behaviours": behaviours(results),
-        "benchmarks": benchmarks.read_rows(results),
         "coverage": coverage.coverage_of(results),
-        "suites": suite_results.suites_of(results),
         "by_round": by_round,
         "rounds": rounds.table_rows(nodes, by_round) if by_round else [],
         "curves": training_charts(
@@ -328,9 +326,6 @@ def sentence_by_section(
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results.judged.values())),
         "outside": headline.outside_sets(),
-        "benchmarks": benchmarks.sentence(
-            page["benchmarks"], results.main_difference, results.differences, note
-        ),
         "retention": results.retention and results.retention.sentence,
         "seeds": page["over_seeds"] and page["over_seeds"].sentence,
         "kinds": results.kinds and charts.conclusion(results),
@@ -343,8 +338,6 @@ def sentence_by_section(
         "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes.",
         "words": "Each model, and the terms of this page.",
     }
-    if page["suites"]:
-        sentences["suites"] = suite_results.sentence(page["suites"], results.models, note)
     if page["reward"]:
         sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, sentences)

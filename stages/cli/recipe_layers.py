@@ -15,8 +15,7 @@ from stages.store.plugins import user_path
 
 # The blocks that the options of a group fill, where they do not have the group's name
 BLOCKS_OF_GROUPS = {group: [block] for block, group in GROUPS.items()}
-BLOCKS_OF_GROUPS |= {"eval": ["answer", "benchmark", "eval"]}
-BLOCKS_OF_GROUPS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
+BLOCKS_OF_GROUPS |= {"eval": ["answer", "eval"]}
 # The keys of Hydra that a recipe may set: others can name code, which Hydra imports even to plan
 ALLOWED_HYDRA_KEYS = {
     "hydra.mode",
@@ -124,7 +123,7 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     below = below.copy()
     named_above = group_options(above)
     for group in named_above:
-        for block in BLOCKS_OF_GROUPS.get(group, [group]):
+        for block in BLOCKS_OF_GROUPS.get(group, [group.replace("/", ".")]):
             place, _, name = block.rpartition(".")
             holder = OmegaConf.select(below, place) if place else below
             if isinstance(holder, DictConfig):

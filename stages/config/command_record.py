@@ -16,6 +16,16 @@ class Block:
     def validate(self, is_target: bool) -> None:
         """Raise UserError for settings that cannot work, `is_target`: for the block's command, which is the one typed."""
 
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """The folders that the settings name, by their keys: the content is part of fingerprints."""
+        return {}
+
+    @property
+    def turned_off(self) -> dict[str, str]:
+        """The keys that other keys of the block turn off, each with the reason and the way out."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Command:

@@ -10,6 +10,7 @@ with the folder's name; and `BLOCKS`, by name the class that adds keys to a bloc
 import importlib
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from stages.config.installation import PACKAGE
@@ -21,6 +22,12 @@ EXTRAS = tuple(sorted(file.parent.name for file in FOLDER.glob("*/__init__.py"))
 def extras_with(file: str) -> list[str]:
     """Return the names of the extras that have a file of this name."""
     return [name for name in EXTRAS if (FOLDER / name / file).exists()]
+
+
+def modules_of_extras(name: str) -> list[ModuleType]:
+    """Return the modules of this name of the extras that have one."""
+    extras = extras_with(f"{name}.py")
+    return [importlib.import_module(f"stages.extras.{extra}.{name}") for extra in extras]
 
 
 def conf_folders() -> list[Path]:

@@ -16,7 +16,6 @@ from stages.config.blocks.draws import Drawing
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
     Answer,
-    Benchmark,
     Compared,
     Eval,
     JudgedByLabel,
@@ -168,7 +167,6 @@ class Config:
     grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
-    benchmark: Benchmark = field(default_factory=Benchmark)
     eval: Eval = field(default_factory=Eval)
     examine: Examine = field(default_factory=Examine)
     report: Report = field(default_factory=Report)
@@ -385,6 +383,7 @@ def with_keys_of_extras(name: str, core: type) -> type:
 
 RunTracker = with_keys_of_extras("tracker", Tracker)
 RunLaunch = with_keys_of_extras("launch", Launch)
+RunEval = with_keys_of_extras("eval", Eval)
 
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
@@ -392,7 +391,7 @@ def with_further_blocks(core: type[Config]) -> type[Config]:
     that `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
     kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
-    kinds |= {"tracker": RunTracker, "launch": RunLaunch}
+    kinds |= {"tracker": RunTracker, "launch": RunLaunch, "eval": RunEval}
     for name, command in COMMANDS.items():
         if command.block and name not in names:
             kinds[name] = command.block

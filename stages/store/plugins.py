@@ -27,7 +27,12 @@ Kind = TypeVar("Kind")
 COPY = "own.py"  # the copy of the user's file in the node
 MAX_BYTES = 1 << 24
 # By package, the file of an extra whose class takes the extra's name as its word
-FILES_OF_EXTRAS = {"tracking": "tracker.py", "launch": "cluster.py", "labelers": "labeler.py"}
+FILES_OF_EXTRAS = {
+    "tracking": "tracker.py",
+    "launch": "cluster.py",
+    "labelers": "labeler.py",
+    "pipeline": "evaluated.py",
+}
 
 
 def plugin_words(package: str, kind: str) -> list[str]:

@@ -41,7 +41,9 @@ CLUSTERS = "extras/*/cluster.py"
 # Files that a file reads, imports or starts by their name or folder. No import statement names them.
 LOADED_BY_NAME = {
     "answer.py": "samplers/*.py",
-    "evaluation/engine.py": "evaluation/lm_eval_driver.py",
+    "data.py": "extras/*/prompts.py",
+    "evaluation/extra_sections.py": "extras/*/results.py",
+    "extras/benchmarks/engine.py": "extras/benchmarks/lm_eval_driver.py",
     "formats/phrased.py": "formats/tasks/*.yaml",
     "labelers/making.py": "labelers/*.py",
     "labelers/labeler.py": "extras/*/labeler.py",
@@ -57,7 +59,7 @@ LOADED_BY_NAME = {
 # Classes of settings with what their types do not name: the table of classes of which one takes their place, and what a
 # field of any type may hold
 OPTIONS = {
-    "config/blocks/data.py:Data": ("config/blocks/data.py:DATA", "config/blocks/data.py:Suites"),
+    "config/blocks/data.py:Data": ("config/blocks/data.py:DATA",),
     "config/blocks/evaluation.py:Judged": ("config/blocks/evaluation.py:JUDGED",),
     "config/blocks/labels.py:Label": ("config/blocks/labels.py:LABELS",),
     "config/blocks/models.py:Template": ("config/blocks/models.py:TEMPLATES",),

@@ -12,7 +12,7 @@ from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
 from stages.config.extras import EXTRAS
-from tests.helpers import TINY, composed, inside, refuse_unread, refused, settings
+from tests.helpers import TINY, composed, inside, needing, refuse_unread, refused, settings
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 # Keys that the class of an option does not have, with the options to choose instead.
@@ -26,10 +26,10 @@ OF_OTHERS = [
 UNREAD = [
     ("unpaired.threshold=0.5 label=judge align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
-    ("benchmark.limit=5", "benchmark.tasks=[x]"),
+    needing("benchmarks", "benchmark.limit=5", "benchmark.tasks=[x]"),
     ("eval.judged.against=[base]", "eval/judged=judge"),
     ("reward.source.format=kto stage=reward", f"reward.source.path={FILE}"),
-    ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
+    needing("suites", "eval.suites.pairs=20", "eval.suites.names=[refusal]"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
     ("select.min_score=0.5", "sft.demonstrations=selected"),
     ("dpo.lora.rank=8 sft.adapter=lora dpo.adapter=continued", "dpo.adapter=lora"),
@@ -51,7 +51,7 @@ def reads(*typed: str) -> None:
     refuse_unread(OmegaConf.to_object(cfg), typed, interpolated_keys(cfg))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("typed", "added"), UNREAD, ids=[typed for typed, _ in UNREAD])
+@pytest.mark.parametrize(("typed", "added"), UNREAD)
 def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, added: str) -> None:
     with pytest.raises(UserError) as error:
         reads(*typed.split())

@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.evaluation import Benchmark
 from stages.config.errors import UserError
+from stages.extras.benchmarks import Benchmark
 from stages.hardware.piped_process import PipedProcess
 from stages.store import plugins
 from stages.store.workspace import SCRATCH, StageDir
