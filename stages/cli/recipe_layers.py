@@ -9,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from stages.config.errors import UserError
+from stages.config.extras import files_of_extras
 from stages.config.schema import GROUPS, RECIPES
 from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
@@ -31,7 +32,7 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
     `chosen` (`recipe=FILE.yaml`).
     Raise UserError if a chosen name is both a built-in recipe and a different one in recipes/."""
     own = {path.stem: path for path in Path("recipes").glob("*.yaml")}
-    built_in = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    built_in = {path.stem: path for path in built_in_recipes()}
     for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():
             problem = f"recipe={name}: a built-in recipe has the name of {own[name]}"
@@ -41,6 +42,11 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
         if name.endswith(".yaml"):
             files[name] = user_path(name)
     return files
+
+
+def built_in_recipes() -> list[Path]:
+    """Return the files of the recipes that come with the project, with those of extras."""
+    return [*RECIPES.glob("*.yaml"), *files_of_extras("recipes/*.yaml")]
 
 
 def load_recipes(*chosen: str) -> dict[str, DictConfig]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stages.config.stage_table import Phase
+from stages.config.stage_record import Phase
 
 # The object of a command: the run of the typed settings; a model or the evaluation of a finished run, which is the last
 # one unless typed settings select another; the whole store; or nothing in a store.

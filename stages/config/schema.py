@@ -219,7 +219,7 @@ class Config:
     @property
     def is_examination(self) -> bool:
         """True if the target is the page on models that were trained elsewhere."""
-        to_page = self.stage in (Target.examine, Target.report)
+        to_page = self.stage in ("examine", Target.report)
         return self.align is choices.Align.given and to_page
 
     @property
@@ -387,10 +387,12 @@ RunEval = with_keys_of_extras("eval", Eval)
 
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
-    """Return the configuration with the blocks that no code reads as attributes: those of commands, and of objectives
-    that `core` does not name; and with the keys that extras add to blocks."""
+    """Return the configuration with the blocks that no code reads as attributes: those of commands, of extras, and of
+    objectives that `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
     kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
+    for blocks in recorded("BLOCKS").values():
+        kinds |= {name: kind for name, kind in blocks.items() if name not in names}
     kinds |= {"tracker": RunTracker, "launch": RunLaunch, "eval": RunEval}
     for name, command in COMMANDS.items():
         if command.block and name not in names:

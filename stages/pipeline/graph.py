@@ -25,8 +25,10 @@ from stages.config.blocks.sampling import HF, Drawn, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
+from stages.config.extras import modules_of_extras
 from stages.config.schema import Config
-from stages.config.stage_table import DRAWING, STAGES, Phase, Target, stages_of
+from stages.config.stage_record import Phase
+from stages.config.stage_table import DRAWING, STAGES, Target, stages_of
 from stages.pipeline.evaluation_graph import (
     WAITING,
     Evaluation,
@@ -224,6 +226,8 @@ class Chain(Wiring):
         Evaluation(self, models, self.evaluation_sets(models), rounds).results()
         if cfg.align is Align.given:
             self.examine()
+        for module in modules_of_extras("graph"):
+            module.add_nodes(self)
         return self.nodes
 
     def sft_model(self) -> Node:
@@ -446,7 +450,7 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for, without controls, which are trained after the objective. Raise
     UserError if there are none."""
     # the page shows what an examination found
-    stage = Target.report if cfg.stage == Target.examine else cfg.stage
+    stage = Target.report if cfg.stage == "examine" else cfg.stage
     of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:

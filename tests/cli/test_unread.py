@@ -12,7 +12,7 @@ from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
 from stages.config.extras import EXTRAS
-from tests.helpers import TINY, composed, inside, needing, refuse_unread, refused, settings
+from tests.helpers import TINY, composed, inside, refuse_unread, refused, settings
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 # Keys that the class of an option does not have, with the options to choose instead.
@@ -26,10 +26,8 @@ OF_OTHERS = [
 UNREAD = [
     ("unpaired.threshold=0.5 label=judge align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
-    needing("benchmarks", "benchmark.limit=5", "benchmark.tasks=[x]"),
     ("eval.judged.against=[base]", "eval/judged=judge"),
     ("reward.source.format=kto stage=reward", f"reward.source.path={FILE}"),
-    needing("suites", "eval.suites.pairs=20", "eval.suites.names=[refusal]"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
     ("select.min_score=0.5", "sft.demonstrations=selected"),
     ("dpo.lora.rank=8 sft.adapter=lora dpo.adapter=continued", "dpo.adapter=lora"),
@@ -38,6 +36,11 @@ UNREAD = [
     ("control_learning_rate=1e-4", "control=true"),
     ("data.form.unicode=NFC", "data.sources=[{path:README.md}]"),
 ]
+OF_EXTRAS = {
+    "benchmarks": ("benchmark.limit=5", "benchmark.tasks=[x]"),
+    "suites": ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
+}
+UNREAD += [case for extra, case in OF_EXTRAS.items() if extra in EXTRAS]
 
 
 def reads(*typed: str) -> None:
@@ -51,7 +54,7 @@ def reads(*typed: str) -> None:
     refuse_unread(OmegaConf.to_object(cfg), typed, interpolated_keys(cfg))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("typed", "added"), UNREAD)
+@pytest.mark.parametrize(("typed", "added"), UNREAD, ids=[typed for typed, _ in UNREAD])
 def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, added: str) -> None:
     with pytest.raises(UserError) as error:
         reads(*typed.split())

@@ -39,7 +39,7 @@ class Benchmark(Block):
     limit: int | None = at_least(1, None)  # first prompts of a task
     max_new_tokens: int | None = at_least(1, None)  # at most; null: what the task says
     max_dropped: float | None = share(None)  # as answer.max_dropped
-    precision: Precision = II("precision")
+    precision: Precision = field(default=II("precision"))
     runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
     engine: str | None = computed(None)  # set by the pipeline: the harness's version
 
