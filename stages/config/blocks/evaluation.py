@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from omegaconf import MISSING
 
@@ -192,13 +192,20 @@ class Versus:
 
 
 @dataclass
+class NoSuites:
+    """The suites of an evaluation that asks for none. Without their extra, its fingerprint has this all the same, so
+    that no model is evaluated again."""
+
+    edition: int = computed(2)
+
+
+@dataclass
 class Eval:
     """The comparison of all models: pass rates, likelihoods, judged comparisons, and intervals for each figure."""
 
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
-    # without the extra: its part of the fingerprint of an evaluation that asks for none of it
-    suites: Any = of_extra("suites", computed({"edition": 2}))
+    suites: NoSuites = of_extra("suites", field(default_factory=NoSuites))
     confidence: float = limited(Limit(0, 1, open=True, below=True))
     likelihood_prompts: int = at_least(1)
     by: list[str] | None = MISSING

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from stages.config.blocks.data import Data
-from stages.config.blocks.evaluation import Eval
+from stages.config.blocks.evaluation import Eval, NoSuites
 from stages.config.command_record import Block
 from stages.config.limits import between, computed, random_seed, words
 
@@ -16,7 +16,7 @@ FORMS = ("zephyr", "llama3", "text")
 
 
 @dataclass
-class Suites:
+class Suites(NoSuites):
     """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
 
     # refusal, unknown, system, templates, rephrased, turns

@@ -214,7 +214,7 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
         instruments={"benchmark": "of 5 shots"},
     )
     inputs = {f"benchmark_{role}": tmp_path / role for role in scores}
-    out = StageDir(tmp_path)
+    out = StageDir(tmp_path, lambda metrics, step: None)
     section = measure_section(cfg, inputs, out)
     [row], measured = section.figures, section.measures
     assert row.prompts == 3

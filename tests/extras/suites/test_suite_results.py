@@ -35,7 +35,7 @@ Policy = Callable[[Example, str], str]
 
 @cache
 def prompts() -> list[Example]:
-    return generate(SuiteData(suites=Suites([*SUITES], 100, 0)))
+    return generate(SuiteData(suites=Suites(names=[*SUITES], pairs=100, seed=0)))
 
 
 def good(e: Example, form: str) -> str:
