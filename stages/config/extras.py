@@ -9,6 +9,10 @@ cluster and a labeler, whose word is the folder's name; `preflight.py` has check
 graph: `add_nodes(chain)`. `page.py` reads what sections of the report show, `section_NAME.html.jinja` is the template of
 a section, and `glossary.yaml` adds texts to `stages/pages/glossary.yaml`.
 
+`results.py` measures a section of an evaluation's results: `measure_section(cfg, inputs, out)`. `evaluated.py` has the
+class of the nodes that ask the models for it, `prompts.py` writes prompts for them: `generate(block)`, and `compared.py`
+has a table of rates for `stage=compare`: `TITLE`, `rates(results, role)`.
+
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
 with the folder's name; and `BLOCKS`, by name the class of a block, which adds keys to a block of the core, or is a
 block of its own. The record of an extra with stages is imported before the table of stages is there."""

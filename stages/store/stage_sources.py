@@ -46,7 +46,6 @@ LOADED_BY_NAME = {
     "answer.py": "samplers/*.py",
     "data.py": "extras/*/prompts.py",
     "evaluation/extra_sections.py": "extras/*/results.py",
-    "extras/benchmarks/engine.py": "extras/benchmarks/lm_eval_driver.py",
     "formats/phrased.py": "formats/tasks/*.yaml",
     "labelers/making.py": "labelers/*.py",
     "labelers/labeler.py": "extras/*/labeler.py",
