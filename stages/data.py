@@ -5,6 +5,7 @@ order. Each source is read by a `source` node; this stage selects the rows, and 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from stages.store.licences import provenance_of
 from stages.store.numbers import count_clauses
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
-from stages.tasks import open_requests, suites
+from stages.tasks import open_requests
 from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generator import Family, generate
 
@@ -55,9 +56,11 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
-    """Return the examples of generated tasks and of open requests, or of an evaluation's suites."""
-    if cfg.suites:
-        return suites.generate(cfg.suites)
+    """Return the examples of generated tasks and of open requests, or those that an extra writes for the evaluation."""
+    if cfg.extra:
+        prompts = import_module(f"stages.extras.{cfg.extra}.prompts")
+        written: list[Example] = prompts.generate(cfg)
+        return written
     if not cfg.tasks:
         return []
     counts = asdict(cfg.tasks)

@@ -15,7 +15,6 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import (
-    benchmarks,
     claims,
     coverage,
     judged,
@@ -25,10 +24,10 @@ from stages.evaluation import (
     outcomes,
     retention,
     rounds,
-    suite_results,
 )
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
+from stages.evaluation.extra_sections import measure_sections
 from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.results import (
     FILE,
@@ -121,18 +120,19 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         endings = claims.endings_clause(ended, titles, outcomes.before(titles))
     kl, references = likelihood.score(cfg, inputs, likelihood_prompts, answers, out)
     by_round = rounds.compare_rounds(inputs, cfg.confidence, trained_prompt_ids(inputs))
-    by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs, out)
-    by_task, benchmark_measures = benchmarks.benchmark_results(cfg, inputs)
+    further = measure_sections(cfg, inputs, out)
     tables = dict(unchecked)
     if checked.endpoint and checked.primary is not None:
         tables[checked.endpoint] = checked.primary
     covered = coverage.measure_coverage(cfg, inputs, tables, checked.endpoint)
-    sections = {
+    further_measures = list[measures.Measure]()
+    sections: dict[str, object] = {
         rounds.SECTION: by_round,
-        suite_results.SECTION: by_suite,
-        benchmarks.SECTION: by_task,
         coverage.SECTION: covered,
     }
+    for section in further:
+        sections[section.name] = section.figures
+        further_measures += section.measures
     cautions = learnt.cautions(titles, outcomes.before(titles), behaviour, endings, kl)
     results = Results(
         models=titles,
@@ -170,7 +170,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         gate_measures += pair_measures
     save(
         out / measures.FILE,
-        [*gate_measures, *measured_by_suite, *win_measures, *benchmark_measures],
+        [*gate_measures, *win_measures, *further_measures],
         measures.Measure,
     )
     write_results(out / FILE, results)

@@ -13,8 +13,9 @@ from typing import Any, Self
 from stages.config.installation import program
 from stages.config.override_text import overrides
 from stages.config.schema import Report
-from stages.config.stage_table import DRAWING, LINEAGE, POLICY_STAGES, STAGES, Target
-from stages.evaluation import benchmarks, claims, coverage, noninferiority, rounds, suite_results
+from stages.config.stage_record import LINEAGE
+from stages.config.stage_table import DRAWING, POLICY_STAGES, STAGES
+from stages.evaluation import claims, coverage, noninferiority, rounds
 from stages.evaluation.claims import Claim
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
@@ -24,6 +25,7 @@ from stages.evaluation.results import Behaviour, Results
 from stages.pages import (
     all_answers,
     charts,
+    extra_sections,
     first_screen,
     glossary,
     label_page,
@@ -163,7 +165,7 @@ def command_with_preferences(diff: Manifest) -> str:
     config = diff["config"]
     model = config["models"][0]
     settings = {
-        "stage": Target.examine,
+        "stage": "examine",
         "examine.before": config["before"]["path"],
         "examine.model": model.get("adapter") or model["path"],
         "label.path": "FILE",
@@ -229,7 +231,7 @@ def read_template_values(
     ship = gate_claim(cfg, runs, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
     sentence = first_screen.sentence(results, nodes, taught, ship)
-    folders = load_differences(inputs["diff"]) if "diff" in inputs else {}
+    further = extra_sections.read_sections(inputs, results, note)
     headline = Headline(
         results,
         len(trained_seeds),
@@ -239,6 +241,8 @@ def read_template_values(
         elsewhere="examine" in inputs,
     )
     return {
+        **further.values,
+        "further_sentences": further.sentences,
         "results": results,
         "models": models,
         "pair": pairs[0] if pairs else None,
@@ -249,8 +253,6 @@ def read_template_values(
         "lineage": lineage,
         "seconds": seconds,
         "examined": examined,
-        "folders": folders,
-        "level_headings": glossary.TEXTS["levels"],
         "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
@@ -284,9 +286,7 @@ def read_template_values(
         if results.kinds
         else {},
         "behaviours": behaviours(results),
-        "benchmarks": benchmarks.read_rows(results),
         "coverage": coverage.coverage_of(results),
-        "suites": suite_results.suites_of(results),
         "by_round": by_round,
         "rounds": rounds.table_rows(nodes, by_round) if by_round else [],
         "curves": training_charts(
@@ -322,15 +322,11 @@ def sentence_by_section(
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
     note = page["note"]
     sentences = {
-        "folders": page["folders"] and f"{page['folders']['sentence']}.",
         "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results.judged.values())),
         "outside": headline.outside_sets(),
-        "benchmarks": benchmarks.sentence(
-            page["benchmarks"], results.main_difference, results.differences, note
-        ),
         "retention": results.retention and results.retention.sentence,
         "seeds": page["over_seeds"] and page["over_seeds"].sentence,
         "kinds": results.kinds and charts.conclusion(results),
@@ -342,9 +338,8 @@ def sentence_by_section(
         "settings": f"{settings['model']}; {settings['computed on']}.",
         "lineage": f"{duration(page['seconds'])} of work in {len(page['lineage'])} nodes.",
         "words": "Each model, and the terms of this page.",
+        **page["further_sentences"],
     }
-    if page["suites"]:
-        sentences["suites"] = suite_results.sentence(page["suites"], results.models, note)
     if page["reward"]:
         sentences["reward"] = f"{metrics_of(nodes, 'reward').get('summary', 'It labelled')}."
     return defaultdict(str, sentences)

@@ -12,7 +12,7 @@ import pytest
 
 from stages.config.extras import EXTRAS
 from stages.config.installation import ROOT
-from tests.helpers import TINY
+from tests.helpers import TINY, Chain
 
 PACKAGES = ("stages", "conf", "recipes")
 BESIDE = ("tests", "docs", ".github", ".ci", "run.py", "pyproject.toml", "constraints.txt")
@@ -69,12 +69,44 @@ def test_without_an_extra_everything_else_composes_plans_and_helps(
 
 
 @pytest.mark.extended
-def test_the_command_and_the_settings_of_a_removed_extra_are_unknown(tmp_path: Path) -> None:
-    house = copied(tmp_path / "house", PACKAGES, ["gc", "forecast", "shared_store"])
-    assert "stage=gc: gc is not a known value" in typed(house, ["stage=gc"]).stderr
-    assert "error: gc is not a setting" in typed(house, ["gc.remove=true"]).stderr
+def test_without_any_extra_models_are_evaluated_to_the_byte_and_reported(
+    chain: Chain, tmp_path: Path
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, [*EXTRAS])
+    evaluation = chain.folder("eval")
+    results = (evaluation / "results.json").read_bytes()
+    page = chain.folder("report") / "report.html"
+    for folder in (evaluation, page.parent):
+        shutil.rmtree(folder)
+    ran = typed(house, [*TINY, f"outputs={chain.root}"])
+    assert ran.returncode == 0, ran.stderr
+    assert (evaluation / "results.json").read_bytes() == results, "under the same fingerprint"
+    assert page.exists()
+    assert ran.stdout.count(": built ") == 2, "the rest is reused"
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("extra", "stage", "setting"),
+    [
+        ("gc", "gc", "gc.remove=true"),
+        ("benchmarks", "benchmark", "benchmark.limit=5"),
+        ("shared_store", "store", "store.remote=/shared"),
+    ],
+)
+def test_the_command_or_stage_and_the_settings_of_a_removed_extra_are_unknown(
+    extra: str, stage: str, setting: str, tmp_path: Path
+) -> None:
+    house = copied(tmp_path / "house", PACKAGES, [extra])
+    told = typed(house, [f"stage={stage}"]).stderr
+    assert f"stage={stage}: {stage} is not a known value" in told
+    assert f"error: {stage} is not a setting" in typed(house, [setting]).stderr
+
+
+@pytest.mark.extended
+def test_the_machine_of_a_plan_goes_with_its_forecasts(tmp_path: Path) -> None:
+    house = copied(tmp_path / "house", PACKAGES, ["forecast"])
     assert "error: plan is not a setting" in typed(house, ["stage=plan", "plan.gpu=h200"]).stderr
-    assert "error: store is not a setting" in typed(house, ["store.remote=/shared"]).stderr
 
 
 # By extra, options and keys that only it has
@@ -82,6 +114,7 @@ OF_EXTRAS = {
     "human": ("label=human", "eval/judged=human", "label.people=3"),
     "mlflow": ("tracker=mlflow", "tracker.mlflow=true"),
     "ray": ("launch=ray", "launch.address=auto"),
+    "suites": ("eval/suites=all", "eval.suites.names=[refusal]"),
     "tensorboard": ("tracker=tensorboard", "tracker.tensorboard=true"),
     "trackio": ("tracker=trackio", "tracker.trackio=true"),
 }

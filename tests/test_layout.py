@@ -83,7 +83,13 @@ def is_ours(module: str) -> bool:
 
 
 def test_a_file_directly_in_stages_is_a_stage() -> None:
-    assert {path.stem for path in HOUSE.glob("*.py")} == {*STAGES, "__init__"}
+    of_core = {name for name, stage in STAGES.items() if not stage.extra}
+    assert {path.stem for path in HOUSE.glob("*.py")} == {*of_core, "__init__"}
+
+
+def test_a_stage_of_an_extra_has_its_file_in_the_folder() -> None:
+    of_extras = [stage for stage in STAGES.values() if stage.extra]
+    assert not [stage.name for stage in of_extras if not (HOUSE / stage.file).exists()]
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -110,8 +116,12 @@ def test_no_file_imports_an_extra_that_is_not_its_own() -> None:
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_imports_parts_and_no_other_stage(stage: str) -> None:
-    rooms = {module.split(".")[1] for module in imported(HOUSE / f"{stage}.py")}
-    assert rooms <= PARTS
+    record = STAGES[stage]
+    modules = imported(HOUSE / record.file)
+    assert modules.isdisjoint(each.module for each in STAGES.values())
+    rooms = {module.split(".")[1] for module in modules}
+    own_parts = {"extras"} if record.extra else set()
+    assert rooms <= PARTS | own_parts
 
 
 @pytest.mark.extended

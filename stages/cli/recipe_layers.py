@@ -9,14 +9,14 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from stages.config.errors import UserError
+from stages.config.extras import files_of_extras
 from stages.config.schema import GROUPS, RECIPES
 from stages.store.bounded_yaml import read_yaml_text
 from stages.store.plugins import user_path
 
 # The blocks that the options of a group fill, where they do not have the group's name
 BLOCKS_OF_GROUPS = {group: [block] for block, group in GROUPS.items()}
-BLOCKS_OF_GROUPS |= {"eval": ["answer", "benchmark", "eval"]}
-BLOCKS_OF_GROUPS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
+BLOCKS_OF_GROUPS |= {"eval": ["answer", "eval"]}
 # The keys of Hydra that a recipe may set: others can name code, which Hydra imports even to plan
 ALLOWED_HYDRA_KEYS = {
     "hydra.mode",
@@ -32,7 +32,7 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
     `chosen` (`recipe=FILE.yaml`).
     Raise UserError if a chosen name is both a built-in recipe and a different one in recipes/."""
     own = {path.stem: path for path in Path("recipes").glob("*.yaml")}
-    built_in = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    built_in = {path.stem: path for path in built_in_recipes()}
     for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():
             problem = f"recipe={name}: a built-in recipe has the name of {own[name]}"
@@ -42,6 +42,11 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
         if name.endswith(".yaml"):
             files[name] = user_path(name)
     return files
+
+
+def built_in_recipes() -> list[Path]:
+    """Return the files of the recipes that come with the project, with those of extras."""
+    return [*RECIPES.glob("*.yaml"), *files_of_extras("recipes/*.yaml")]
 
 
 def load_recipes(*chosen: str) -> dict[str, DictConfig]:
@@ -124,7 +129,7 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     below = below.copy()
     named_above = group_options(above)
     for group in named_above:
-        for block in BLOCKS_OF_GROUPS.get(group, [group]):
+        for block in BLOCKS_OF_GROUPS.get(group, [group.replace("/", ".")]):
             place, _, name = block.rpartition(".")
             holder = OmegaConf.select(below, place) if place else below
             if isinstance(holder, DictConfig):

@@ -20,7 +20,6 @@ from stages.cli.settings import default_options, option_files, package_of
 from stages.cli.spelling import is_inside
 from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, RunConfig
-from stages.config.stage_table import Target
 from stages.preflight import programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 
@@ -233,8 +232,8 @@ def recipe_in_place_of_default(typed: Mapping[str, str]) -> str | None:
     the default recipe."""
     if "recipe" in typed:
         return None
-    if typed.get("stage") == Target.examine:
-        return Target.examine
+    if typed.get("stage") == "examine":
+        return "examine"
     return NONE if users_content(typed) else None
 
 
@@ -245,8 +244,8 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
     replacing = recipe_in_place_of_default(typed)
     if "recipe" in typed:
         recipe = f"recipe: {typed['recipe']}"
-    elif replacing == Target.examine:
-        recipe = f"recipe: {Target.examine}"
+    elif replacing == "examine":
+        recipe = "recipe: examine"
     elif content:
         recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
     if untyped_reaches:

@@ -27,6 +27,7 @@ TYPES: dict[Any, str] = {
     bool: "true or false",
     type(None): "null",
 }
+OPTIONAL = "optional "  # before a group of an extra in a list of defaults
 # A key of a YAML file, or a class or field of a Python file, with the comment behind it
 NAMED_LINE = re.compile(r"( *)(?:class )?(\w+)[:(].*?(?:\s# (?!type:|noqa)(.*))?")
 
@@ -149,12 +150,12 @@ def comments_in_conf() -> dict[str, str]:
     options = default_options()
     comments: dict[str, str] = {}
     for group, files in option_files().items():
-        default = CONF / group / f"{options.get(group)}.yaml"
-        for path in [*files, default]:  # the last comment on a key counts
+        default = [path for path in files if option_of(path) == options.get(group)]
+        for path in [*files, *default]:  # the last comment on a key counts
             block = package_of(path) or block_of(group)
             if block != "_global_":
                 comments |= with_block(block, comments_in_file(path))
-            elif path == default:
+            elif path in default:
                 comments |= comments_in_file(path)
     comments |= with_block("data", comments_in_file(CONF / "_base_rows.yaml"))
     comments |= with_block("sample", comments_in_file(CONF / "_base_drawn.yaml"))
@@ -223,7 +224,7 @@ def default_options() -> dict[str, str]:
     options: dict[str, str] = {}
     for entry in OmegaConf.load(CONF / "config.yaml").defaults:
         if not isinstance(entry, str):
-            options |= entry
+            options |= {group.removeprefix(OPTIONAL): option for group, option in entry.items()}
     return options
 
 

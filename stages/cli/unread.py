@@ -14,6 +14,7 @@ from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import DrawnCandidates, Sample
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter, Align, Split, Strategy
+from stages.config.command_record import Block
 from stages.config.commands import COMMANDS
 from stages.config.schema import Config, raft_message
 from stages.config.stage_table import STAGES, Target
@@ -142,9 +143,9 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
         # a control reads the keys of its baseline
         if not cfg.controls:
             reasons |= {f"{name}.{key}": reason for key, reason in block.turned_off.items()}
-    if not cfg.eval.suites.names:
-        reason = "no suite is named. Add eval.suites.names=[refusal]"
-        reasons |= dict.fromkeys(("eval.suites.pairs", "eval.suites.seed"), reason)
+    for name, further in vars(cfg).items():
+        if isinstance(further, Block):
+            reasons |= {f"{name}.{key}": reason for key, reason in further.turned_off.items()}
     of_rows = "it is of rows of files. Add data.sources=[{path: FILE}]"
     if not (cfg.data.sources or cfg.outside or cfg.eval.judged.source):
         reasons["data.form"] = of_rows

@@ -105,16 +105,16 @@ def certain_faults(built: list[BuiltNode]) -> list[str]:
     node = last_examining(built)
     if node is None:
         return []
-    return list(node.metrics["faults" if node.stage == Target.diff else "certain"])
+    return list(node.metrics["faults" if node.stage == "diff" else "certain"])
 
 
 def last_examining(built: list[BuiltNode]) -> BuiltNode | None:
     """Return the node that names all faults of a run: the examination, which names those of both folders too, or else the
     comparison of the folders. None if the run examined no model."""
-    return first_of(built, Target.examine) or first_of(built, Target.diff)
+    return first_of(built, "examine") or first_of(built, "diff")
 
 
-def first_of(built: list[BuiltNode], stage: Target) -> BuiltNode | None:
+def first_of(built: list[BuiltNode], stage: str) -> BuiltNode | None:
     """Return the first node of a stage; None if the run has none."""
     for node in built:
         if node.stage == stage:
@@ -124,7 +124,7 @@ def first_of(built: list[BuiltNode], stage: Target) -> BuiltNode | None:
 
 def examination_of(built: list[BuiltNode]) -> dict[str, Any]:
     """Return the metrics of the examination of a model; {} if the run made none."""
-    node = first_of(built, Target.examine)
+    node = first_of(built, "examine")
     return node.metrics if node else {}
 
 
@@ -138,7 +138,7 @@ def examined_verdict(built: list[BuiltNode]) -> str | None:
 
 def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:
     """Return the rows on the folders of the models that a run examined; None if it examined none."""
-    node = first_of(built, Target.diff)
+    node = first_of(built, "diff")
     if node is None:
         return None
     content = load_json(node.folder / "differences.json", require_keys("rows"))

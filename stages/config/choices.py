@@ -109,7 +109,6 @@ DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without sparsity, and in fp32.
 GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}
 SOURCE_CHECKS = ("label", "number", "math")
-SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
 # Encodings of text files besides UTF-8: Western, Central European, Cyrillic, Greek, Turkish, Chinese, Japanese, Korean
 ENCODINGS = (
     *("cp1252", "latin-1", "iso-8859-15", "mac-roman", "cp437", "cp850"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stages.config.stage_table import Phase
+from stages.config.stage_record import Phase
 
 # The object of a command: the run of the typed settings; a model or the evaluation of a finished run, which is the last
 # one unless typed settings select another; the whole store; or nothing in a store.
@@ -15,6 +15,16 @@ class Block:
 
     def validate(self, is_target: bool) -> None:
         """Raise UserError for settings that cannot work, `is_target`: for the block's command, which is the one typed."""
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """The folders that the settings name, by their keys: the content is part of fingerprints."""
+        return {}
+
+    @property
+    def turned_off(self) -> dict[str, str]:
+        """The keys that other keys of the block turn off, each with the reason and the way out."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.config.command_record import Command, Object
 from stages.config.extras import recorded
-from stages.config.stage_table import Phase
+from stages.config.stage_record import Phase
 
 # `stages/commands/NAME.py` has the `run` of each
 CORE: Mapping[str, Command] = {

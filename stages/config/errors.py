@@ -168,8 +168,10 @@ MOST_NAMES = 25  # that one line lists
 
 def suggest(name: str, names: Iterable[str]) -> str:
     """Return the question if the synonym of `name` or the nearest name was meant. If none is near, return a list of all
-    names, or of the ten nearest of many."""
+    names, or of the ten nearest of many; nothing if there are none."""
     names = sorted(map(str, names))
+    if not names:
+        return ""
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
     near = nearest(name, names)

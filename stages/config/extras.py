@@ -4,17 +4,30 @@
 cluster and a labeler, whose word is the folder's name; `mirror.py` has that of a copy of the store; `preflight.py` has
 checks of nodes before they are built.
 `forecast.py` has the class `RunForecast`, derived from `Forecast` (stages/commands/expected_costs.py): what nodes will cost.
-`conf/GROUP/OPTION.yaml` is an option of a group, as a file of `conf/` is.
+`conf/GROUP/OPTION.yaml` is an option of a group, and `recipes/NAME.yaml` a recipe, as the files of `conf/` and
+`recipes/` are.
+
+`stages.py` has `STAGES`, the records of stages. `STAGE.py` has the `run` of each, and `graph.py` adds its nodes to the
+graph: `add_nodes(chain)`. `page.py` reads what sections of the report show, `section_NAME.html.jinja` is the template of
+a section, and `glossary.yaml` adds texts to `stages/pages/glossary.yaml`.
+
+`results.py` measures a section of an evaluation's results: `measure_section(cfg, inputs, out)`. `evaluated.py` has the
+class of the nodes that ask the models for it, `prompts.py` writes prompts for them: `generate(block)`, and `compared.py`
+has a table of rates for `stage=compare`: `TITLE`, `rates(results, role)`.
 
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
-with the folder's name; and `BLOCKS`, by name the class that adds keys to a block of the core, or is a further block."""
+with the folder's name; and `BLOCKS`, by name the class of a block, which adds keys to a block of the core, or is a
+block of its own. The record of an extra with stages is imported before the table of stages is there."""
 
 import importlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from stages.config.installation import PACKAGE
+from stages.config.stage_record import Stage
 
 FOLDER = PACKAGE / "extras"
 EXTRAS = tuple(sorted(file.parent.name for file in FOLDER.glob("*/__init__.py")))
@@ -23,6 +36,26 @@ EXTRAS = tuple(sorted(file.parent.name for file in FOLDER.glob("*/__init__.py"))
 def extras_with(file: str) -> list[str]:
     """Return the names of the extras that have a file of this name."""
     return [name for name in EXTRAS if (FOLDER / name / file).exists()]
+
+
+def files_of_extras(pattern: str) -> list[Path]:
+    """Return the files of extras whose path in their folder matches a pattern."""
+    return [file for name in EXTRAS for file in sorted((FOLDER / name).glob(pattern))]
+
+
+def modules_of_extras(name: str) -> list[ModuleType]:
+    """Return the modules of this name of the extras that have one."""
+    extras = extras_with(f"{name}.py")
+    return [importlib.import_module(f"stages.extras.{extra}.{name}") for extra in extras]
+
+
+def stages_of_extras() -> dict[str, Stage]:
+    """Return the records of the stages that extras bring, by the stage's name."""
+    stages = dict[str, Stage]()
+    for module in modules_of_extras("stages"):
+        extra = module.__name__.split(".")[-2]
+        stages |= {stage.name: replace(stage, extra=extra) for stage in module.STAGES}
+    return stages
 
 
 def conf_folders() -> list[Path]:

@@ -19,7 +19,6 @@ from stages.config.errors import visible
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
-HARNESS = "lm-eval"  # the distribution of lm-evaluation-harness
 # the environment variable with the command's first words, for child processes
 PROGRAM = "PLUMBLINE_PROGRAM"
 SETTING = re.compile(r"\+*[\w./]+=.*", re.DOTALL)  # as a manifest records it
@@ -66,16 +65,6 @@ def version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-@cache
-def harness_version(python: str | None) -> str | None:
-    """Return the version of lm-evaluation-harness in a Python (None: this one); None if it is not installed there."""
-    if python is None:
-        return version(HARNESS)
-    return output_of(
-        python, "-I", "-c", f"from importlib.metadata import version; print(version('{HARNESS}'))"
-    )
 
 
 @cache

@@ -16,7 +16,6 @@ from stages.config.blocks.draws import Drawing
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import (
     Answer,
-    Benchmark,
     Compared,
     Eval,
     JudgedByLabel,
@@ -152,7 +151,6 @@ class Config:
     grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
-    benchmark: Benchmark = field(default_factory=Benchmark)
     eval: Eval = field(default_factory=Eval)
     examine: Examine = field(default_factory=Examine)
     report: Report = field(default_factory=Report)
@@ -205,7 +203,7 @@ class Config:
     @property
     def is_examination(self) -> bool:
         """True if the target is the page on models that were trained elsewhere."""
-        to_page = self.stage in (Target.examine, Target.report)
+        to_page = self.stage in ("examine", Target.report)
         return self.align is choices.Align.given and to_page
 
     @property
@@ -369,6 +367,7 @@ def with_keys_of_extras(name: str, core: type) -> type:
 
 RunTracker = with_keys_of_extras("tracker", Tracker)
 RunLaunch = with_keys_of_extras("launch", Launch)
+RunEval = with_keys_of_extras("eval", Eval)
 
 
 def with_further_blocks(core: type[Config]) -> type[Config]:
@@ -378,7 +377,7 @@ def with_further_blocks(core: type[Config]) -> type[Config]:
     kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
     for blocks in recorded("BLOCKS").values():
         kinds |= {name: kind for name, kind in blocks.items() if name not in names}
-    kinds |= {"tracker": RunTracker, "launch": RunLaunch}
+    kinds |= {"tracker": RunTracker, "launch": RunLaunch, "eval": RunEval}
     for name, command in COMMANDS.items():
         if command.block and name not in names:
             kinds[name] = command.block

@@ -1,38 +1,14 @@
 """The table of stages: an entry for each, from which all other lists of stages are made. Its import loads no torch."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-# The part of a run to which a stage belongs. `start`: what a run has before a model answers prompts of preferences.
-Phase = StrEnum("Phase", "start candidates preferences policy evaluation")
-LINEAGE = "lineage"  # the section of the report that names all nodes
-
-
-@dataclass(frozen=True)
-class Stage:
-    """`version` is part of the fingerprints of the stage's nodes: raise it when the stage computes something else.
-    `words` stand behind its name in `--help`. The command line suggests the stage `next` afterwards, or `instead` if
-    this run does not train this one. `absent` says why a graph has no such node, or which setting adds one.
-    `settings` are the keys and blocks that only this stage reads, of a stage that a run may lack; inner blocks stand
-    before outer ones. `section` of the report shows its warnings. `draws`: it trains the policy on draws of its own,
-    and `title` is the name of the trained model in a sentence."""
-
-    name: str
-    version: int
-    words: str
-    phase: Phase | None = None
-    next: str | None = None
-    instead: str | None = None
-    absent: str = ""
-    settings: tuple[str, ...] = ()
-    section: str = LINEAGE
-    draws: bool = False
-    title: str = ""
+from stages.config.extras import stages_of_extras
+from stages.config.stage_record import Phase, Stage
 
 
 class Target(StrEnum):
-    """The stages that `stage` can build, each together with its inputs."""
+    """The stages that `stage` can build, each together with its inputs: those of the core, and those of extras."""
 
     record: Stage
 
@@ -201,32 +177,10 @@ class Target(StrEnum):
         settings=("eval.judged",),
         section="judged",
     )
-    benchmark = Stage(
-        "benchmark",
-        3,
-        "lm-eval's tasks, asked as trained",
-        next="eval",
-        absent="Name tasks: benchmark.tasks=[NAME].",
-        settings=("benchmark",),
-        section="benchmarks",
-    )
     eval = Stage(
         "eval", 36, "did it help? with intervals", Phase.evaluation, next="report", section="seeds"
     )
-    diff = Stage(
-        "diff",
-        3,
-        "its folder beside the start's, key by key",
-        absent="Set recipe=examine.",
-        section="folders",
-    )
-    examine = Stage(
-        "examine",
-        4,
-        "what is wrong with another tool's model?",
-        absent="Set recipe=examine.",
-        settings=("examine",),
-    )
+    vars().update(stages_of_extras())  # each is `Target(NAME)`
     report = Stage("report", 35, "one page, outputs/report.html", Phase.evaluation)
 
 

@@ -1,4 +1,5 @@
-"""Outcomes of answers, intervals over task families, and likelihoods. A new suite of tests goes here.
+"""Outcomes of answers, intervals over task families, and likelihoods. What an extra measures
+beside them is a section of its own (`extra_sections`).
 
 A figure goes from `answers.parquet` to the first line of the page in these steps, each of which returns another value:
 

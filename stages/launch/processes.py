@@ -20,6 +20,7 @@ from typing import Any
 
 from stages.config.blocks.processes import Launch
 from stages.config.errors import LimitReached, UserError
+from stages.config.stage_table import STAGES
 from stages.launch.cluster import Cluster, find_cluster
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
 from stages.store import stage_sources
@@ -97,7 +98,7 @@ def describe_job(
 ) -> dict[str, Any]:
     """Return the job file of a node with this config."""
     job: dict[str, Any] = {
-        "stage": f"stages.{node.stage}",
+        "stage": STAGES[node.stage].module,
         "name": str(node),
         "sources": {node.stage: stage_sources.of_process().digest(node.stage)},
         "block": [type(config).__module__, type(config).__name__],

@@ -433,22 +433,6 @@ class Continuation(Contract):
         return super().text(ids).split("\n\n")[0]
 
 
-class PlainText(Contract):
-    """The prompt format of benchmarks for such a base model: the text of the first message, to continue."""
-
-    def prompt(self, messages: list[Message]) -> list[int]:
-        return self.tokenizer(messages[0]["content"]).input_ids  # type: ignore[no-any-return]
-
-    def completion(
-        self, prompt: list[Message], completion: list[Message], finished: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """Return the token ids of a prompt without white space at its end, and those of the rest of the text."""
-        text = prompt[0]["content"]
-        ids = self.tokenizer(text + completion[0]["content"]).input_ids
-        start = len(self.tokenizer(text.rstrip()).input_ids)
-        return ids[:start], ids[start:]
-
-
 def generation_stops(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end a completion by a model's tokenizer and generation config, EOS first."""
     ends = [tokenizer.eos_token_id]

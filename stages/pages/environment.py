@@ -11,10 +11,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PackageLoader,
+    StrictUndefined,
+    Template,
+)
 from markupsafe import Markup, escape
 
 from stages.config.errors import visible
+from stages.config.extras import EXTRAS, FOLDER
 from stages.pages.glossary import in_words
 from stages.store.numbers import bound, points, signed
 
@@ -60,8 +68,9 @@ def write_short(value: float) -> str:
 def environment() -> Environment:
     """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
     pages = PackageLoader("stages", "pages")
+    sections_of_extras = FileSystemLoader([FOLDER / name for name in EXTRAS])
     env = Environment(
-        loader=pages,
+        loader=ChoiceLoader([pages, sections_of_extras]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

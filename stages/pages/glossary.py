@@ -1,12 +1,38 @@
-"""Fixed texts of pages, in glossary.yaml: the report's sections, descriptions of models, terms, kinds of task."""
+"""Fixed texts of pages, in glossary.yaml: the report's sections, descriptions of models, terms, kinds of task.
+
+`glossary.yaml` of an extra adds entries to these tables. It may name by table the entry `before` which its own stand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.config.installation import read_beside
+from stages.config.extras import files_of_extras
+from stages.config.installation import parse_yaml, read_beside
 from stages.config.stage_table import DRAWING, STAGES
 
-TEXTS = read_beside(__file__)
+
+def texts_with_those_of_extras() -> dict[str, Any]:
+    """Return the texts of the core, with the entries that extras add to its tables."""
+    texts: dict[str, Any] = read_beside(__file__)
+    for file in files_of_extras("glossary.yaml"):
+        further: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8"))
+        before = further.pop("before", {})
+        for table, entries in further.items():
+            texts[table] = with_entries(texts.get(table, {}), entries, before.get(table))
+    return texts
+
+
+def with_entries(
+    table: Mapping[str, Any], entries: Mapping[str, Any], before: str | None
+) -> dict[str, Any]:
+    """Return a table with further entries, which stand before one of its own, or at its end."""
+    names = [*table]
+    place = names.index(before) if before else len(names)
+    ordered = [*names[:place], *entries, *names[place:]]
+    both = {**table, **entries}
+    return {name: both[name] for name in ordered}
+
+
+TEXTS = texts_with_those_of_extras()
 CONTENTS: dict[str, tuple[str, str]] = {
     name: tuple(texts) for name, texts in TEXTS["contents"].items()
 }

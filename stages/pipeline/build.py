@@ -10,7 +10,7 @@ from stages.config.blocks.objective import Training
 from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.config.stage_table import Target
+from stages.config.stage_table import STAGES, Target
 from stages.hardware import allocator, machine
 from stages.launch import processes
 from stages.pipeline import provenance
@@ -90,7 +90,7 @@ def build_node(
         store.verify(*inputs.values(), weights=node.stage != Target.report)
         # The workers of a training import the stage themselves.
         workers = isinstance(node.config, Training) and processes.world_size(node) > 1
-        stage = None if workers else importlib.import_module(f"stages.{node.stage}")
+        stage = None if workers else importlib.import_module(STAGES[node.stage].module)
         give_back_memory(node, open_resource)
         with track(cfg.tracker, node, store.root) as runs:
             out = StageDir(

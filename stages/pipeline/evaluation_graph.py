@@ -1,8 +1,8 @@
 """The nodes that evaluate the models of a run.
 
 Every model answers every set of prompts (`answer`). With `eval.judged`, each opponent's answers are put beside the
-policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
-these (`benchmark`). The node `eval` reads all of them."""
+policy's (`versus`), and a labeler judges these pairs of answers (`label`). Extras may ask the
+models more. The node `eval` reads all of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from stages.config.blocks.data import Suites
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import (
     CONSTANT,
-    FORMS,
     REFERENCE,
     REFERENCES,
     ROUND,
-    Answer,
-    Benchmark,
     Compared,
     Versus,
 )
@@ -29,8 +25,8 @@ from stages.config.blocks.objective import Training
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Align, Role, Split
 from stages.config.errors import UserError
-from stages.config.installation import harness_version, is_left_alone
 from stages.config.schema import Config
+from stages.pipeline.extra_evaluation import PromptSet, evaluations_of_extras
 from stages.pipeline.subgraphs import Wiring
 from stages.store import source_files
 from stages.store.node import Graph, Node
@@ -49,18 +45,10 @@ WAITING = "waiting_"
 
 
 @dataclass
-class PromptSet:
-    """Prompts that the models answer by the block `answer`. `source` is the node that holds them, by role."""
-
-    answer: Answer
-    source: Graph
-
-
-@dataclass
 class Evaluation:
     """Adds the nodes of an evaluation to those of a chain. `models` are the evaluated models by role. `sets` are nodes
-    with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts
-    (`retained`), and all other labels that were trained on. `round_models` are SFT and the policies
+    with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`), texts
+    (`retained`), data of extras, and all other labels that were trained on. `round_models` are SFT and the policies
     of several rounds."""
 
     chain: Wiring
@@ -75,22 +63,18 @@ class Evaluation:
     def results(self) -> Node:
         """Return the comparison of all models, which reads their answers and the judgements of these."""
         answers = self.answers()
-        benchmarks = self.benchmarks()
+        of_extras = self.answers_for_extras()
         by_round = self.answers_by_round()
         comparisons = self.comparisons(answers)
         titles = title_models(self.cfg, self.models)
         block = replace(
-            self.cfg.eval,
+            self.cfg.eval.read_by_eval,
             models=titles,
             max_new_tokens=self.cfg.answer.max_new_tokens,
             compared=title_opponents(self.opponents, titles),
             instruments={name: node.fingerprint for name, node in self.instruments().items()},
-            # other nodes read these texts, and other nodes hold the settings of suites and labeler
-            retention=[],
-            suites=Suites(),
-            judged=self.cfg.eval.judged.read_by_eval,
         )
-        inputs = {**self.sets, **self.models, **answers, **benchmarks, **by_round, **comparisons}
+        inputs = {**self.sets, **self.models, **answers, **of_extras, **by_round, **comparisons}
         return self.chain.add("eval", "eval", block, **inputs)
 
     @cached_property
@@ -100,13 +84,8 @@ class Evaluation:
         cfg, sets = self.cfg, self.sets
         on_test = replace(cfg.answer, split=Split.test)
         by_name = dict[str, PromptSet]()
-        if "suites" in sets:
-            suites = {"data": sets["suites"]}
-            greedy = on_test.greedy_alone
-            by_name["answer_suites"] = PromptSet(greedy, suites)
-            if "templates" in (cfg.eval.suites.names or ()):
-                for form in FORMS:
-                    by_name[f"answer_{form}"] = PromptSet(replace(greedy, form=form), suites)
+        for extra in evaluations_of_extras():
+            by_name |= extra.prompt_sets(cfg, sets)
         if "outside" in sets:
             by_name["answer_outside"] = PromptSet(on_test, {"data": sets["outside"]})
         if cfg.has_prompts_to_answer:
@@ -135,22 +114,12 @@ class Evaluation:
                 )
         return answers
 
-    def benchmarks(self) -> Graph:
-        """Return every model's answers to the tasks of the harness."""
+    def answers_for_extras(self) -> Graph:
+        """Return the nodes in which extras ask the models themselves."""
         answers = Graph()
-        if self.cfg.benchmark.tasks:
-            for role, model in self.models.items():
-                key = f"benchmark_{role}"
-                answers[key] = self.chain.add(key, "benchmark", self.benchmark_block, model=model)
+        for extra in evaluations_of_extras():
+            answers |= extra.answers(self.chain, self.models)
         return answers
-
-    @cached_property
-    def benchmark_block(self) -> Benchmark:
-        """The block of the tasks, with the version of the harness, unless a plan may not ask its Python."""
-        block = self.cfg.benchmark
-        if is_left_alone(block.runtime.python):
-            return block
-        return replace(block, engine=harness_version(block.runtime.python))
 
     def answers_by_round(self) -> Graph:
         """Return the answers of SFT and each round's policy to validation prompts, if several rounds trained one."""
@@ -247,13 +216,13 @@ class Evaluation:
         return people is not None and not people.answered and not self.chain.is_built(labels)
 
     def instruments(self) -> Graph:
-        """Return the nodes of the labeler and the benchmarks. Their fingerprints tell results of others apart."""
+        """Return the nodes of the labeler and of extras. Their fingerprints tell results of others apart."""
         nodes = Graph()
         if isinstance(self.cfg.eval.judged, Compared):
             label = self.cfg.eval.judged.label
             nodes["judge"] = self.chain.make_unnamed("label", label, **self.chain.scorer(label))
-        if self.cfg.benchmark.tasks:
-            nodes["benchmark"] = self.chain.make_unnamed("benchmark", self.benchmark_block)
+        for extra in evaluations_of_extras():
+            nodes |= extra.instruments(self.chain)
         return nodes
 
 

@@ -11,7 +11,7 @@ of the node's folder in the store. This file only describes nodes. `build.py` ru
     `arms` trains further objectives from the same SFT, which the evaluation answers with beside the policy
     base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval"""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,17 @@ from stages.config.blocks.sampling import HF, DrawnCandidates, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
+from stages.config.extras import modules_of_extras
 from stages.config.schema import Config
-from stages.config.stage_table import DRAWING, STAGES, Phase, Target, stages_of
+from stages.config.stage_record import Phase
+from stages.config.stage_table import DRAWING, STAGES, Target, stages_of
 from stages.pipeline.evaluation_graph import (
     WAITING,
     Evaluation,
     examined_folders,
     other_model_block,
 )
+from stages.pipeline.extra_evaluation import evaluations_of_extras
 from stages.pipeline.provenance import stage_to_type
 from stages.pipeline.subgraphs import Pin, Wiring
 from stages.store import source_files
@@ -40,7 +43,7 @@ from stages.store.node import Built, Graph, Node
 
 # Stages that align=none and objectives that draw leave out.
 PREFERENCE_STAGES = (*stages_of(Phase.candidates, Phase.preferences), Target.dpo)
-# Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
+# Data that only the evaluation reads, beside that of extras, with the setting that lists the sources of each.
 EVALUATION_SETS = {
     "retained": "eval.retention",
     "judged_prompts": "eval.judged.source",
@@ -120,9 +123,12 @@ def wire_folders(wiring: Wiring) -> Graph:
     return wiring.nodes | {"report": wiring.make_unnamed("report", block, diff=diff)}
 
 
+@dataclass
 class Roots(Wiring):
     """The nodes that all seeds share: data that only the evaluation reads, the base model, the data, and the base
     model's own demonstrations."""
+
+    evaluation_data: Graph = field(default_factory=Graph)
 
     def wire(self) -> "Roots":
         """Add the nodes, and return them."""
@@ -145,9 +151,8 @@ class Roots(Wiring):
     def add_evaluation_data(self) -> None:
         """Add the data that only the evaluation reads."""
         cfg = self.cfg
-        if cfg.eval.suites.names:
-            suites = Data(seed=0, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
-            self.add("suites", "data", suites)
+        for extra in evaluations_of_extras():
+            self.evaluation_data |= extra.data(self)
         for name, setting in EVALUATION_SETS.items():
             listed_sources = attrgetter(setting)(cfg)
             if not listed_sources:
@@ -159,7 +164,7 @@ class Roots(Wiring):
                 form = Form()
             sources = [replace(source, splits={split: 1.0}) for source in listed_sources]
             block = Data(seed=0, sources=sources, max_bad=cfg.data.max_bad, form=form, of=setting)
-            self.join_sources(name, block)
+            self.evaluation_data[name] = self.join_sources(name, block)
 
     def select_demonstrations(self, base: Node, data: Node) -> Node:
         """Return the selection of demonstrations for SFT from the base model's own answers. A labeler scores these, and
@@ -185,6 +190,7 @@ class Chain(Wiring):
     def __init__(self, cfg: Config, roots: Roots) -> None:
         super().__init__(cfg, roots.digest_cache, roots.pin, roots.is_built)
         self.roots = roots.nodes
+        self.evaluation_data = roots.evaluation_data
         self.base = roots.nodes["base"]
         self.data = roots.nodes["data"]
         self.sft = self.sft_model()
@@ -220,6 +226,8 @@ class Chain(Wiring):
         Evaluation(self, models, self.evaluation_sets(models), rounds).results()
         if cfg.align is Align.given:
             self.examine()
+        for module in modules_of_extras("graph"):
+            module.add_nodes(self)
         return self.nodes
 
     def sft_model(self) -> Node:
@@ -374,8 +382,7 @@ class Chain(Wiring):
     def evaluation_sets(self, models: Graph) -> Graph:
         """Return what the evaluation reads beside models and their answers: the data, sets of its own, the labels of
         which some are held out, and all other labels that a model was trained on."""
-        names = ("data", "suites", *EVALUATION_SETS)
-        sets = {name: self.roots[name] for name in names if name in self.roots}
+        sets = {"data": self.data, **self.evaluation_data}
         if self.cfg.learns_from_labels:
             sets[self.cfg.label_block] = self.nodes[self.cfg.label_block]
         trained_on = {n.fingerprint: n for model in models.values() for n in model.lineage}
@@ -443,7 +450,7 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for, without controls, which are trained after the objective. Raise
     UserError if there are none."""
     # the page shows what an examination found
-    stage = Target.report if cfg.stage == Target.examine else cfg.stage
+    stage = Target.report if cfg.stage == "examine" else cfg.stage
     of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.draws import Drawing
-from stages.config.blocks.evaluation import Answer, Benchmark
+from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Judge,
@@ -241,7 +241,6 @@ def require_device(node: Node, store: Store) -> None:
 CHECKS: Checks = {
     user_files.require_user_code: (Data, OneSource, DrawnCandidates, OwnLabeler, DPO, GRPO),
     user_files.require_vllm: (Answer, DrawnCandidates, Drawing),
-    user_files.require_benchmark_engine: (Benchmark,),
     model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),
     servers.require_endpoints: (OpenAI, Judge),

@@ -12,7 +12,8 @@ from stages.config.command_record import Object
 from stages.config.commands import commands_in, commands_on
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.config.stage_table import DRAWING, Phase, Target, stages_of
+from stages.config.stage_record import Phase
+from stages.config.stage_table import DRAWING, Target, stages_of
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate

@@ -7,7 +7,8 @@ from stages.config.blocks.evaluation import REFERENCE, Compared
 from stages.config.choices import Align, Role
 from stages.config.errors import UserError
 from stages.config.schema import Config
-from stages.config.stage_table import Phase, Target, stages_of
+from stages.config.stage_record import Phase
+from stages.config.stage_table import Target, stages_of
 
 EVALUATING = stages_of(Phase.evaluation)
 # Groups that measure consistency and retention, not whether training helped

@@ -19,7 +19,7 @@ def validate_single_base(cfg: Config) -> None:
 def validate_examined(cfg: Config) -> None:
     """Raise UserError for a model to examine that is not named, or if something is trained beside it."""
     if cfg.align is not Align.given:
-        if cfg.stage == Target.examine:
+        if cfg.stage == "examine":
             raise UserError(
                 f"stage=examine: this configuration trains align={cfg.align} itself. Take recipe=examine."
             )

@@ -8,7 +8,8 @@ from stages.config.blocks.labels import PreferenceDataset, SourceOrder
 from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import Config
-from stages.config.stage_table import Phase, Target, stages_of
+from stages.config.stage_record import Phase
+from stages.config.stage_table import Target, stages_of
 from stages.store import plugins
 
 # Targets that are made of labelled candidates or rollouts

@@ -8,18 +8,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import TemplateFile
 from stages.config.blocks.sampling import DrawnCandidates
 from stages.config.choices import RUBRIC_TEXTS
 from stages.config.errors import Errors, UserError, begin_errors
-from stages.config.installation import HARNESS, has_package, install_command, is_left_alone
+from stages.config.installation import has_package, is_left_alone
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.store import plugins
-from stages.store.bounded_yaml import read_yaml_text
 from stages.store.node import Node
 from stages.store.source_files import own_key, read_template
 from stages.store.store import Store
@@ -41,21 +38,7 @@ def validate_user_files(cfg: Config) -> None:
         if source.task:
             with errors:
                 validate_task(f"{key}.task", source.task)
-    if cfg.benchmark.tasks and cfg.benchmark.tasks_dir:
-        with errors:
-            validate_benchmark_files(plugins.user_path(cfg.benchmark.tasks_dir))
     errors.raise_all()
-
-
-def validate_benchmark_files(folder: Path) -> None:
-    """Raise UserError for a file of benchmark tasks that is no YAML, or beyond the bounds."""
-    for file in sorted(folder.rglob("*.yaml")):
-        try:
-            read_yaml_text(file)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            where = f"benchmark.tasks_dir={folder}: {file.relative_to(folder)}"
-            raise UserError(f"{where}: {reason}. Correct the file.") from error
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:
@@ -95,22 +78,6 @@ def validate_task(key: str, name: str) -> None:
 
     with begin_errors(f"{key}={name}"):
         read_task(name)
-
-
-def require_benchmark_engine(node: Node, store: Store) -> None:
-    """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
-    block = node.config
-    if block.engine or is_left_alone(block.runtime.python):
-        return
-    tasks = f"benchmark.tasks=[{','.join(block.tasks)}]"
-    python = block.runtime.python
-    if python:
-        place = f"benchmark.runtime.python={python}"
-        way_out = f"{python} -m pip install '{HARNESS}[ifeval]'"
-    else:
-        place = "this Python"
-        way_out = install_command("benchmark")
-    raise UserError(f"{tasks} needs {HARNESS} in {place}. Type: {way_out}.")
 
 
 def require_vllm(node: Node, store: Store) -> None:

@@ -32,6 +32,7 @@ FILES_OF_EXTRAS = {
     "launch": "cluster.py",
     "labelers": "labeler.py",
     "store": "mirror.py",
+    "pipeline": "evaluated.py",
 }
 
 

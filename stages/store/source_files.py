@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.draws import Drawing
-from stages.config.blocks.evaluation import Benchmark
 from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Ensemble,
@@ -28,6 +27,7 @@ from stages.config.blocks.labels import (
 from stages.config.blocks.models import Folders, Model, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, DrawnCandidates
 from stages.config.blocks.training import DPO, FirstModel
+from stages.config.command_record import Block
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -166,8 +166,9 @@ class Pins:
                 return replace(block, template=replace(block.template, path=path))
         return block
 
-    def pin_tasks(self, block: Benchmark) -> Benchmark:
-        self.pin_file(block.tasks_dir, "benchmark.tasks_dir", "folder")
+    def pin_folders_of_extra(self, block: Block) -> Block:
+        for key, folder in block.folders.items():
+            self.pin_file(folder, key, "folder")
         return block
 
     def pin_candidates(self, block: CandidateFile) -> CandidateFile:
@@ -209,7 +210,7 @@ OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,
     FirstModel: Pins.pin_template,
-    Benchmark: Pins.pin_tasks,
+    Block: Pins.pin_folders_of_extra,
     CandidateFile: Pins.pin_candidates,
     Label: Pins.pin_known,
     PreferenceDataset: lambda pins, block: pins.pin_source(block, "dataset", block.key),

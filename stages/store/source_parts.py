@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stages.config.installation import parse_yaml
+from stages.config.stage_table import STAGES
 
 # Packages that all stages import: only the definitions in them count that a stage reaches by name.
 BY_DEFINITION = ("config/", "store/", "launch/", "pipeline/")
@@ -18,6 +19,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 WHOLE = ""  # the name of the part that is a whole file
 NO_CODE = "-"  # the digest of a part that only uses others
 PACKAGE = "stages"
+STAGE_FILES = {stage.file for stage in STAGES.values()}
 
 
 class Part(NamedTuple):
@@ -43,7 +45,7 @@ def parse(file: str, content: bytes, known_files: Collection[str]) -> dict[str, 
 def parse_whole(file: str, tree: ast.Module, known_files: Collection[str]) -> Part:
     """Return a Python file as one part. It uses every file that it imports, and the YAML file beside it."""
     # `run` of a stage's own file names the class of its settings as a type
-    is_stage = "/" not in file
+    is_stage = file in STAGE_FILES
     nodes = [*ast.walk(tree)] if is_stage else walk_code(tree)
     imports = Imports.read(file, nodes, known_files)
     refs = {ref for ref in imports.ours.values() if not ref.startswith(BY_DEFINITION)}

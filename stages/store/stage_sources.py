@@ -20,6 +20,7 @@ import yaml
 
 from stages.config.errors import UserError
 from stages.config.installation import PACKAGE
+from stages.config.stage_table import STAGES
 from stages.store.source_parts import Part, parse, short_digest, text_digest
 
 RECORD = "store/stage_sources.json"
@@ -38,10 +39,13 @@ RUNS_STAGES = (
 )
 RUNNING = ("launch/", "hardware/")
 CLUSTERS = "extras/*/cluster.py"
+# texts of the report in the folder of an extra
+GLOSSARY, SECTIONS = "glossary.yaml", "section_*.jinja"
 # Files that a file reads, imports or starts by their name or folder. No import statement names them.
 LOADED_BY_NAME = {
     "answer.py": "samplers/*.py",
-    "evaluation/engine.py": "evaluation/lm_eval_driver.py",
+    "data.py": "extras/*/prompts.py",
+    "evaluation/extra_sections.py": "extras/*/results.py",
     "formats/phrased.py": "formats/tasks/*.yaml",
     "labelers/making.py": "labelers/*.py",
     "labelers/labeler.py": "extras/*/labeler.py",
@@ -49,6 +53,9 @@ LOADED_BY_NAME = {
     "models/chat_templates.py": "models/templates/*.jinja",
     "models/model_card.py": "models/model_card.md.jinja",
     "pages/environment.py": "pages/*.jinja",
+    "pages/glossary.py": f"extras/*/{GLOSSARY}",
+    "pages/extra_sections.py": "extras/*/page.py",
+    "report.py": f"extras/*/{SECTIONS}",
     "samplers/completions.py": "samplers/*.py",
     "samplers/vllm.py": "samplers/vllm_driver.py",
     "tasks/constraint.py": "tasks/constraints/*.py",
@@ -57,7 +64,7 @@ LOADED_BY_NAME = {
 # Classes of settings with what their types do not name: the table of classes of which one takes their place, and what a
 # field of any type may hold
 OPTIONS = {
-    "config/blocks/data.py:Data": ("config/blocks/data.py:DATA", "config/blocks/data.py:Suites"),
+    "config/blocks/data.py:Data": ("config/blocks/data.py:DATA",),
     "config/blocks/evaluation.py:Judged": ("config/blocks/evaluation.py:JUDGED",),
     "config/blocks/labels.py:Label": ("config/blocks/labels.py:LABELS",),
     "config/blocks/models.py:Template": ("config/blocks/models.py:TEMPLATES",),
@@ -133,7 +140,7 @@ class Sources:
             is_recorded = file in self.recorded_files and file not in self.changed
             if part != self.recorded_part(ref) and not is_recorded:
                 differing.add(file)
-        return EditedSource(digest, sorted(differing) or [f"{stage}.py"])
+        return EditedSource(digest, sorted(differing) or [STAGES[stage].file])
 
     def digest(self, stage: str) -> str:
         """Return the digest of a stage's source."""
@@ -154,23 +161,26 @@ class Sources:
         return self.core_source(stage) | self.source_in_extras(stage)
 
     def core_source(self, stage: str) -> dict[str, Part]:
-        """Return the parts of a stage's source that are there without any extra."""
-        return self.parts_reached([f"{stage}.py", *RUNS_STAGES], with_extras=False)
+        """Return the parts of a stage's source that are there without any extra, except the stage's own."""
+        record = STAGES[stage]
+        own_extra = f"{EXTRAS}{record.extra}/" if record.extra else None
+        return self.parts_reached([record.file, *RUNS_STAGES], own_extra)
 
     def source_in_extras(self, stage: str) -> dict[str, Part]:
         """Return the parts of a stage's source that extras add. They count where they differ from the record: to remove
         an extra edits no stage."""
         core = self.core_source(stage)
-        reached = self.parts_reached([f"{stage}.py", *RUNS_STAGES], with_extras=True)
+        reached = self.parts_reached([STAGES[stage].file, *RUNS_STAGES], EXTRAS)
         return {ref: part for ref, part in reached.items() if ref not in core}
 
-    def parts_reached(self, refs: list[str], with_extras: bool) -> dict[str, Part]:
-        """Return the parts with these names, and all that they use."""
+    def parts_reached(self, refs: list[str], extras: str | None) -> dict[str, Part]:
+        """Return the parts with these names, and all that they use. Of extras only those in the folder `extras`."""
         parts = dict[str, Part]()
         waiting = [*refs]
         while waiting:
             ref = waiting.pop()
-            if ref not in parts and (with_extras or not ref.startswith(EXTRAS)):
+            is_left_out = ref.startswith(EXTRAS) and not (extras and ref.startswith(extras))
+            if ref not in parts and not is_left_out:
                 parts[ref] = self.part(ref)
                 waiting += self.parts_used(ref, parts[ref])
         return parts
@@ -299,9 +309,10 @@ def file_of(ref: str) -> str:
 
 
 def is_text_of(folder: str, file: str) -> bool:
-    """Return whether a file is a text of an extra's folder: neither code nor an option of a group."""
-    is_inside = file.startswith(f"{folder}/") and not file.startswith(f"{folder}/conf/")
-    return is_inside and not file.endswith(".py")
+    """Return whether a file is a text of an extra's folder: neither code, nor settings, nor texts of the report."""
+    no_texts = ("*.py", "conf/*", "recipes/*", GLOSSARY, SECTIONS)
+    is_inside = file.startswith(f"{folder}/")
+    return is_inside and not any(fnmatchcase(file, f"{folder}/{name}") for name in no_texts)
 
 
 def is_loaded_by_name(file: str) -> bool:

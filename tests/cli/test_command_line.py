@@ -194,4 +194,3 @@ def test_every_block_names_the_precision_of_this_machine() -> None:
         name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")
     }
     assert [name for name, value in values.items() if value is Precision.auto] == []
-    assert values["benchmark.precision"] is values["answer.precision"]

@@ -26,10 +26,8 @@ OF_OTHERS = [
 UNREAD = [
     ("unpaired.threshold=0.5 label=judge align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
-    ("benchmark.limit=5", "benchmark.tasks=[x]"),
     ("eval.judged.against=[base]", "eval/judged=judge"),
     ("reward.source.format=kto stage=reward", f"reward.source.path={FILE}"),
-    ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
     ("select.min_score=0.5", "sft.demonstrations=selected"),
     ("dpo.lora.rank=8 sft.adapter=lora dpo.adapter=continued", "dpo.adapter=lora"),
@@ -38,6 +36,11 @@ UNREAD = [
     ("control_learning_rate=1e-4", "control=true"),
     ("data.form.unicode=NFC", "data.sources=[{path:README.md}]"),
 ]
+OF_EXTRAS = {
+    "benchmarks": ("benchmark.limit=5", "benchmark.tasks=[x]"),
+    "suites": ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
+}
+UNREAD += [case for extra, case in OF_EXTRAS.items() if extra in EXTRAS]
 
 
 def reads(*typed: str) -> None:

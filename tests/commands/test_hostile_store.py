@@ -156,7 +156,8 @@ def hostile_recipe(folder: Path, text: str) -> str:
             "sample.runtime.python",
         ),
         ("answer: {sampler: vllm, runtime: {python: PROGRAM}}\n", "answer.runtime.python"),
-        (
+        needing(
+            "benchmarks",
             "benchmark: {tasks: [ifeval], runtime: {python: PROGRAM}}\n",
             "benchmark.runtime.python",
         ),
@@ -189,7 +190,11 @@ def test_the_first_line_names_a_recipes_program_and_a_plan_does_not_run_it(
         ),
         needing("shared_store", "store: {remote: s3://bucket}\n", ("store.remote=s3://bucket",)),
         ("model: {revision: '${oc.env:HF_TOKEN}'}\n", ("model.revision=${oc.env:HF_TOKEN}",)),
-        ("benchmark: {tasks_dir: /nowhere}\n", ("benchmark.tasks_dir=/nowhere",)),
+        needing(
+            "benchmarks",
+            "benchmark: {tasks_dir: /nowhere}\n",
+            ("benchmark.tasks_dir=/nowhere",),
+        ),
         pytest.param(
             "launch: {address: 'other:6379'}\n",
             ("launch.address=other:6379",),

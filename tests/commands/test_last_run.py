@@ -14,7 +14,7 @@ from stages.commands.plan_result import LastRun
 from stages.config.choices import Role
 from stages.config.errors import UserError
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, inside, refused, settings
+from tests.helpers import TINY, Chain, inside, needing, refused, settings
 
 
 def record(root: Path, command: object, stage: str = "report") -> None:
@@ -67,7 +67,7 @@ def test_a_plan_shows_the_last_run_as_a_command_to_type(chain: Chain) -> None:
         "sample.runtime.python=/any/program",
         "label.endpoints=[{base_url: http://other, api_key_env: HF_TOKEN}]",
         "label.own={file: mine.py, name: Mine}",
-        "benchmark.tasks_dir=/any/folder",
+        needing("benchmarks", "benchmark.tasks_dir=/any/folder"),
         "recipe=/any/recipe.yaml",
         "dpo={runtime: {python: /any/program}}",
     ],

@@ -65,9 +65,6 @@ NAMES = [
     "grpo.own.file",
     "grpo.own.name",
     "tracker.project",
-    "benchmark.tasks",
-    "benchmark.tasks_dir",
-    "benchmark.runtime.python",
     "sample.runtime.python",
     "answer.runtime.python",
     "eval.by",
@@ -105,6 +102,9 @@ OF_EXTRAS = (
     "chat.runtime.python",
     "export.repo",
     "convert.file",
+    "benchmark.tasks",
+    "benchmark.tasks_dir",
+    "benchmark.runtime.python",
 )
 NAMES += [key for key in OF_EXTRAS if key in all_settings()]
 OF_LABELERS = ["known", "rubric", "path", "revision"]

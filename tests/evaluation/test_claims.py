@@ -16,8 +16,7 @@ import pytest
 from stages import evaluation, report
 from stages.commands.documents import evaluation_section
 from stages.config.installation import ROOT
-from stages.evaluation import benchmarks, claims, rounds, suite_results
-from stages.evaluation.benchmarks import BenchmarkRow
+from stages.evaluation import claims, rounds
 from stages.evaluation.checked import Checked
 from stages.evaluation.claims import ANSWERS, Claim, Word
 from stages.evaluation.intervals import Interval
@@ -28,7 +27,6 @@ from stages.evaluation.results import (
     Opposed,
     PairGroup,
     PairGroups,
-    Rates,
     Results,
     Retained,
     Retention,
@@ -37,7 +35,6 @@ from stages.evaluation.results import (
     read_results,
     write_results,
 )
-from stages.evaluation.suite_results import SuiteRates
 from stages.pages.first_screen import sentence
 from stages.pages.live import LivePage
 from stages.store.node import Node
@@ -373,21 +370,10 @@ def test_a_rehearsal_has_no_verdict_in_its_results(chain: Chain) -> None:
     assert made.judged["sft"].rates.win_rate == stored.judged["sft"].rates.win_rate  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("module", ["suites", "benchmarks", "rounds"])
-def test_sections_of_a_rehearsal_say_its_note_and_no_effect(module: str) -> None:
-    rates = Rates(90, {"policy-sft": Interval(*EFFECTS["better"])})
-    titles = {"base": "Base", "sft": "SFT", "policy": "DPO"}
-    suite = SuiteRates("Twins", "one alone", rates, rates, rates, {})
-    row = BenchmarkRow("arc", "acc", 90, rates.intervals)
+def test_the_section_of_rounds_of_a_rehearsal_says_its_note_and_no_effect() -> None:
     gain = Interval(*EFFECTS["better"])
     by_round = rounds.Rounds(90, [gain] * 3, [gain] * 2, 1, gain, gain)
-    says = {
-        "suites": partial(suite_results.sentence, {"twins": suite}, titles),
-        "benchmarks": partial(
-            benchmarks.sentence, [row], "policy-sft", {"policy-sft": "DPO − SFT"}
-        ),
-        "rounds": partial(rounds.sentence, by_round),
-    }[module]
+    says = partial(rounds.sentence, by_round)
     assert says(note=claims.REHEARSAL).startswith(claims.REHEARSAL.capitalize())
     assert says(note=claims.REHEARSAL) != says()
     assert not any(names(effect, says(note=claims.REHEARSAL)) for effect in ("better", "worse"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.evaluation import benchmarks, rounds, suite_results
+from stages.evaluation import rounds
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import (
     FILE,
@@ -58,15 +58,7 @@ def with_all_parts() -> Results:
         effect="better",
     )
     asked = Opposed("SFT", "judge", 30, 4)
-    rows = [benchmarks.BenchmarkRow("arc", "acc", 9, {"policy": SHARE, "policy-sft": SHARE})]
-    twins = Rates(9, {"policy": SHARE})
-    suite = suite_results.SuiteRates("Turns", "forgets", twins, twins, twins, {"plain": twins})
     by_round = rounds.Rounds(9, [SHARE, SHARE], [SHARE], 1, SHARE, SHARE)
-    sections: dict[str, object] = {
-        rounds.SECTION: by_round,
-        suite_results.SECTION: {"turns": suite},
-        benchmarks.SECTION: rows,
-    }
     german = PairGroup("language", "de", 42, 40, 1.0, SHARE, SHARE, SHARE, 1e-9, True, True)
     rate = {"policy": (0.5, 0.4, 0.6), "policy-sft": (0.1, 0.0, 0.2)}
     thinking = Behaviour({"policy": 9.0}, {"policy": 1.0}, {"policy": 0.0}, {"policy": 0.1}, {})
@@ -82,7 +74,7 @@ def with_all_parts() -> Results:
         kl={"policy": Divergence(0.1, 1.0, 8)},
         references=References(9, {"policy": -1.5, "policy-sft": SHARE}),
         retention=Retention([Retained("loops", "base", 1.0, 1.0, 0.05, 0.2, 9, None)], "None."),
-        sections={name: encode(figures) for name, figures in sections.items()},
+        sections={rounds.SECTION: encode(by_round)},
     )
 
 
@@ -90,8 +82,6 @@ def test_every_part_is_read_back_as_it_was_and_its_module_reads_a_section() -> N
     every_part = with_all_parts()
     read_again = parse_results(json.loads(json.dumps(encode(every_part))))
     assert read_again == every_part
-    assert benchmarks.read_rows(read_again)[0]["policy-sft"] == SHARE
-    assert suite_results.suites_of(read_again)["turns"].parts["plain"]["policy"] == SHARE
     by_round = rounds.rounds_of(read_again)
     assert by_round and by_round.gains == [SHARE]
 
@@ -101,9 +91,7 @@ def test_results_without_optional_parts_name_none() -> None:
     assert isinstance(content, dict)
     assert content["learnt"] == content["retention"] == content["references"] == {}
     assert content["primary"] is None
-    assert (
-        not {"rounds", "suites", "benchmarks", "thoughts", "sections", "behaviour"} & content.keys()
-    )
+    assert not {"rounds", "thoughts", "sections", "behaviour"} & content.keys()
     assert parse_results(content) == results()
     of_pairs = encode(learnt({}))
     assert isinstance(of_pairs, dict)

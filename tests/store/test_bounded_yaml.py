@@ -10,7 +10,6 @@ from stages.cli.explain import yaml_problem
 from stages.cli.recipe_layers import load_recipe_file
 from stages.config.errors import UserError
 from stages.formats.phrased import parse_task
-from stages.preflight.user_files import validate_benchmark_files
 from stages.store.bounded_yaml import DEEPEST, MOST_BYTES, read_yaml_text, require_bounded
 from stages.store.licences import card_header, data_licence
 from tests.helpers import refused
@@ -43,11 +42,6 @@ def test_every_reader_refuses_it_at_once_with_its_line(
     file.write_text(text)
     began = time.process_time()
     assert place in yaml_problem(file)
-    with pytest.raises(
-        UserError, match=r"^benchmark\.tasks_dir=.*: beyond\.yaml: "
-    ) as of_benchmark:
-        validate_benchmark_files(tmp_path)
-    assert place in str(of_benchmark.value)
     with pytest.raises(UserError, match=r"^task\.yaml: "):
         parse_task(text, "task.yaml")
     (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{text.rstrip()}\n---\n")

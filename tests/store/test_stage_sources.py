@@ -34,7 +34,7 @@ def test_a_copy_is_not_edited(package: Path) -> None:
 
 
 TRAINED = {"sft", "dpo", "kto", *DRAWING, "reward"}
-SAMPLED = {"sample", "answer", *DRAWING, "benchmark"}
+SAMPLED = {"sample", "answer", *DRAWING} | ({"benchmark"} & {*STAGES})
 LABELLED = {"label", *DRAWING, "eval", "report"}
 
 
@@ -64,7 +64,8 @@ LABELLED = {"label", *DRAWING, "eval", "report"}
         ("models/templates/plain.jinja", "{%- for", "  {%- for", {"sft", "answer", "eval", "report"}),
         ("labelers/verifier.py", "from ", "import sys\nfrom ", {"label", *DRAWING}),
         ("samplers/vllm_driver.py", "import json", "import ujson as json", SAMPLED),
-        ("evaluation/lm_eval_driver.py", "import json", "import ujson as json", {"benchmark"}),
+        needing("benchmarks", "extras/benchmarks/lm_eval_driver.py", "import json", "import ujson as json", {"benchmark"}),
+        needing("suites", "extras/suites/prompts.yaml", "title: Refusal", "title: The refusal", {"data", "eval", "report"}),
         ("tasks/families/counting.yaml", "Count these and", "# Count these and", {"data", "source", "base"}),
         ("formats/tasks/intent.yaml", "What do they want?", "What?", SAMPLED | {"source", "data", "label"}),
         ("pages/page.html.jinja", "{% block", "{%- block", {"report"}),
@@ -205,15 +206,13 @@ def test_a_damaged_record_is_an_error_with_a_way_out(record: str | None, package
     "overrides",
     [
         (),
-        ("align=kto", "arms=[dpo,grpo]", "control=true", "eval.suites.names=[refusal]"),
+        ("align=kto", "arms=[dpo,grpo]", "control=true"),
+        needing("suites", ("eval.suites.names=[refusal]",)),
         ("reward.source.path=preferences.jsonl", "label=reward_model", "eval/judged=judge"),
         ("label=dataset", "data.path=preferences.jsonl", "template=chatml", "sft=none"),
         ("label=ensemble", "sample.pool=[{n: 2}, {file: answers.jsonl}]", "eval/judged=judge"),
-        (
-            "data.sources=[{path: rows.jsonl}]",
-            "benchmark.tasks=[arc]",
-            "sft.demonstrations=selected",
-        ),
+        ("data.sources=[{path: rows.jsonl}]", "sft.demonstrations=selected"),
+        needing("benchmarks", ("benchmark.tasks=[arc]",)),
         ("label=source_order", "sample=vllm", "eval/judged=ensemble"),
         needing("human", ("label=human", "eval/judged=human")),
     ],

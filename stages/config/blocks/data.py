@@ -18,13 +18,11 @@ from stages.config.choices import (
     DOCUMENTS,
     ENCODINGS,
     SOURCE_CHECKS,
-    SUITES,
     Split,
 )
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.limits import (
     at_least,
-    between,
     computed,
     internal,
     neutral,
@@ -57,18 +55,6 @@ class Tasks:
     unseen_areas: int = MISSING
     open_plain: int = MISSING
     open_lengths: int | None = None
-
-
-@dataclass
-class Suites:
-    """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
-
-    # refusal, unknown, system, templates, rephrased, turns
-    names: list[str] | None = words(*SUITES, default=None)
-    pairs: int | None = between(10, 10_000, None)  # of twins in each suite
-    seed: int | None = random_seed(None)  # draws the twins
-    # of the prompts and checks in stages/tasks/suites.yaml: a change raises it
-    edition: int = computed(2)
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
@@ -264,6 +250,7 @@ class Data:
     lists its sources."""
 
     tasks: ClassVar[Tasks | None] = None  # generated prompts and answers
+    extra: ClassVar[str] = ""  # whose `prompts.py` writes all prompts
     seed: int = random_seed()
     path: str | None = neutral(lambda: None)
     file: OptionalSource = neutral(OptionalSource)
@@ -278,7 +265,6 @@ class Data:
     # MB of an unpacked file; null: 16,000
     max_file: int | None = at_least(1, None, neutral=True)
     of: str | None = computed(None)  # set by the pipeline
-    suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 
     @property
     def generated(self) -> dict[str, int]:

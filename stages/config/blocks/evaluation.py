@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from omegaconf import MISSING
 
-from stages.config.blocks.data import Source, Suites
+from stages.config.blocks.data import Source
 from stages.config.blocks.labels import (
     Ensemble,
     Judge,
@@ -15,7 +15,7 @@ from stages.config.blocks.labels import (
     RewardModel,
     label_classes,
 )
-from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
+from stages.config.blocks.runtimes import DeviceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.errors import UserError
 from stages.config.extras import options_of_extras
@@ -26,6 +26,7 @@ from stages.config.limits import (
     computed,
     internal,
     limited,
+    of_extra,
     positive,
     share,
 )
@@ -35,8 +36,6 @@ REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of th
 REFERENCES = "the reference answers"  # their title in the report
 # the comparison of one constant answer to all prompts, which no labeler should prefer
 CONSTANT = "constant"
-# in which the suite `templates` is asked beside the model's own form
-FORMS = ("zephyr", "llama3", "text")
 ROUND = "round_"  # prefix of the names of the answers after each round of DPO; round 0 is SFT
 
 
@@ -52,7 +51,7 @@ class Answer:
     sampler: str | None = MISSING
     samples: int | None = between(1, 1_000, None)
     temperature: float | None = positive(None)
-    form: str | None = computed(None)  # set by the pipeline: one of FORMS
+    form: str | None = computed(None)  # set by the pipeline: the form of another model
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
 
     def __post_init__(self) -> None:
@@ -70,27 +69,6 @@ class Answer:
     def greedy_alone(self) -> "Answer":
         """The block without draws."""
         return replace(self, samples=None, temperature=None)
-
-
-@dataclass
-class BenchmarkRuntime(InferenceRuntime):
-    """The device, the batches, and the Python that runs the harness. In fp32, they change no result."""
-
-    python: str | None = MISSING
-
-
-@dataclass
-class Benchmark:
-    """Tasks of lm-evaluation-harness, which every evaluated model answers in its training's template."""
-
-    tasks: list[str] = field(default_factory=list)
-    tasks_dir: str | None = MISSING
-    limit: int | None = at_least(1)
-    max_new_tokens: int | None = at_least(1)
-    max_dropped: float | None = share(None)
-    precision: Precision = MISSING
-    runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
-    engine: str | None = computed(None)  # set by the pipeline: the harness's version
 
 
 @dataclass
@@ -214,12 +192,20 @@ class Versus:
 
 
 @dataclass
+class NoSuites:
+    """The suites of an evaluation that asks for none. Without their extra, its fingerprint has this all the same, so
+    that no model is evaluated again."""
+
+    edition: int = computed(2)
+
+
+@dataclass
 class Eval:
     """The comparison of all models: pass rates, likelihoods, judged comparisons, and intervals for each figure."""
 
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
-    suites: Suites = field(default_factory=Suites)
+    suites: NoSuites = of_extra("suites", field(default_factory=NoSuites))
     confidence: float = limited(Limit(0, 1, open=True, below=True))
     likelihood_prompts: int = at_least(1)
     by: list[str] | None = MISSING
@@ -229,6 +215,11 @@ class Eval:
     max_new_tokens: int | None = computed(None)  # set by the pipeline: of an answer, at most
     # set by the pipeline: {NAME: TITLE} of the policy's opponents
     compared: dict[str, str] = computed({})
-    # set by the pipeline: digests of the judge and of the benchmarks
+    # set by the pipeline: digests of the judge and of the instruments of extras
     instruments: dict[str, str] = computed({})
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
+
+    @property
+    def read_by_eval(self) -> Self:
+        """The part that `eval` reads: other nodes read these texts, and hold the settings of the labeler."""
+        return replace(self, retention=[], judged=self.judged.read_by_eval)

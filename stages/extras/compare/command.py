@@ -77,9 +77,14 @@ def fingerprints_of_sweep(store: Store, sweep: str | None) -> set[str] | None:
     return fingerprints
 
 
-def benchmark_names(group: ComparedGroup) -> list[str]:
-    """Return the names of the benchmarks that any setting has."""
-    return names_in(setting.benchmarks for setting in group.settings)
+def names_by_table(group: ComparedGroup) -> dict[str, list[str]]:
+    """Return by table of extras the names of the rates that any setting has; without empty tables."""
+    tables = dict[str, list[str]]()
+    for title in group.settings[0].of_extras:
+        names = names_in(setting.of_extras[title] for setting in group.settings)
+        if names:
+            tables[title] = names
+    return tables
 
 
 def coverage_names(group: ComparedGroup) -> list[str]:
@@ -156,7 +161,7 @@ def render_page(groups: list[ComparedGroup]) -> str:
     plots = []
     for group in groups:
         points = [Point(s.kl, s.pass_rate, s.is_sft, s.best_at_kl) for s in group.settings]
-        names = (benchmark_names(group), coverage_names(group), names_of_groups(group))
+        names = (names_by_table(group), coverage_names(group), names_of_groups(group))
         plots.append((group, frontier(points), *names))
     page = page_template(TEMPLATE)
     return page.render(groups=plots, group_cell=group_cell)

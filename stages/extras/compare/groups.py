@@ -13,6 +13,7 @@ from stages.evaluation.best_model import Comparison, Contender, compare_models, 
 from stages.evaluation.claims import difference
 from stages.evaluation.intervals import Interval
 from stages.extras.compare.measured import MeasuredModel
+from stages.store.typed_json import FLAT
 
 NAMED = 90  # characters; longer settings are cut off in a sentence
 Runs = list[MeasuredModel]  # of one setting: they differ in seeds alone
@@ -23,14 +24,14 @@ class ComparedSetting:
     """A model (policy, control, arm or SFT) with its settings. Figures are means over its runs, which differ in seeds.
     `gain_over_sft`: over the best SFT, with the uncorrected interval; None for SFT. `mark`: `better` or `worse` than
     that when corrected, or why nothing can be said. `kl`: nats per token from SFT. `best_at_kl`: no other setting has a
-    higher rate at the same KL or less. `benchmarks`: rates by name. `coverage`: pass@k and the share of distinct answers. `groups`, `margins`: of held-out pairs by group, as
-    in a MeasuredModel. `is_sft`: others start from it."""
+    higher rate at the same KL or less. `of_extras`: by table, rates by name. `coverage`: pass@k and the share of distinct answers.
+    `groups`, `margins`: of held-out pairs by group, as in a MeasuredModel. `is_sft`: others start from it."""
 
     name: str
     title: str
     pass_rate: Interval
     evaluations: list[str]
-    benchmarks: dict[str, float]
+    of_extras: dict[str, dict[str, float]] = field(metadata=FLAT)
     groups: dict[str, float]
     margins: dict[str, float]
     is_sft: bool
@@ -134,7 +135,7 @@ def compared_settings(models: list[Runs], comparison: Comparison) -> list[Compar
             title=runs[0].title,
             pass_rate=comparison.means.share(i),
             evaluations=[row.fingerprint for row in runs],
-            benchmarks=mean_figures([row.benchmarks for row in runs]),
+            of_extras=mean_tables([row.of_extras for row in runs]),
             coverage=mean_figures([row.coverage for row in runs]),
             groups=mean_figures([row.groups for row in runs]),
             margins=mean_figures([row.margins for row in runs]),
@@ -152,6 +153,11 @@ def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
         if all(name in figures for figures in runs):
             means[name] = fmean(figures[name] for figures in runs)
     return means
+
+
+def mean_tables(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Return the mean over runs of each figure of every table."""
+    return {title: mean_figures([tables[title] for tables in runs]) for title in runs[0]}
 
 
 def mark_differences(best_first: list[ComparedSetting], comparison: Comparison, note: str) -> None:

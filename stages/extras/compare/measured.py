@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
-from stages.evaluation.benchmarks import read_rows
+from stages.config.extras import modules_of_extras
 from stages.evaluation.coverage import coverage_of
 from stages.evaluation.gated_groups import groups_by_name
 from stages.evaluation.outcomes import (
@@ -39,8 +39,8 @@ class MeasuredModel:
     """A model in an evaluation. `role`: `sft` of the model that the policy was trained from. `fingerprint`: the
     evaluation's. `prompts`: the split, the endpoint, and which prompts these are. `settings`: of all nodes that it was
     made from (`dpo.beta`). `note`: why nothing can be said, or ''. `passed`: 0 or 1 for each prompt. `figures`: by their
-    names in a ComparedSetting. `benchmarks`: rates by name. `coverage`: pass@k and distinct answers. `groups`: of the policy, the share of held-out pairs in order
-    by group of `eval.by`, and `margins` in nats a token."""
+    names in a ComparedSetting. `of_extras`: by table, rates by name. `coverage`: pass@k and distinct answers. `groups`: of the
+    policy, the share of held-out pairs in order by group of `eval.by`, and `margins` in nats a token."""
 
     role: str
     title: str
@@ -52,7 +52,7 @@ class MeasuredModel:
     settings: dict[str, str]
     passed: NDArray[Any]
     figures: dict[str, float]
-    benchmarks: dict[str, float]
+    of_extras: dict[str, dict[str, float]]
     groups: dict[str, float]
     margins: dict[str, float]
     coverage: dict[str, float] = field(default_factory=dict)
@@ -135,9 +135,9 @@ def read_model(
     if name != name_of_sft(manifest):
         role = name
         kl = max(kl, results.kl[name].per_token)  # an estimate may be below 0
-    benchmarks = dict[str, float]()
-    for row in read_rows(results):
-        benchmarks[f"{row.task} {row.metric} ({row.prompts})"] = row[name].mean
+    of_extras = dict[str, dict[str, float]]()
+    for extra in modules_of_extras("compared"):
+        of_extras[extra.TITLE] = extra.rates(results, name)
     groups = groups_by_name(results.learnt) if name == "policy" else {}
     return MeasuredModel(
         role=role,
@@ -154,7 +154,7 @@ def read_model(
             "mean_tokens": results.behaviour.mean_tokens[name],
             "stop_rate": results.behaviour.stop_rate[name],
         },
-        benchmarks=benchmarks,
+        of_extras=of_extras,
         coverage=coverage_figures(results, name),
         groups={title: group.share.mean for title, group in groups.items()},
         margins={title: group.margin.mean for title, group in groups.items()},

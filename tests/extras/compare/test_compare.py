@@ -78,7 +78,7 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> MeasuredMode
         settings={"a.name": name, **settings},
         passed=np.arange(10) < 10 * rate,
         figures={"kl": kl, "mean_tokens": 9.0, "stop_rate": 1.0},
-        benchmarks={},
+        of_extras={},
         groups={},
         margins={},
     )

@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
-from stages.config.blocks.data import SPLIT_OF_GROUP, Suites
-from stages.config.choices import SUITES
+from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.evaluation.agreement import kappa
+from stages.extras.suites import SUITES, SuiteData, Suites
+from stages.extras.suites.prompts import generate as generate_suites
 from stages.store.records import Example, Message
-from stages.tasks import open_requests, suites
+from stages.tasks import open_requests
 from stages.tasks.checks import share_passed
 from stages.tasks.generator import generate
 from stages.tasks.stances import CHECKS, mentions, states
@@ -20,9 +22,13 @@ from tests.helpers import confusion, settings
 READ = [json.loads(line) for line in (ROOT / "tests/tasks/read.jsonl").read_text().splitlines()]
 
 
+def twins(names: Iterable[str], pairs: int, seed: int = 0) -> list[Example]:
+    return generate_suites(SuiteData(suites=Suites(names=[*names], pairs=pairs, seed=seed)))
+
+
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
-    return suites.generate(Suites([*SUITES], 100, 0))
+    return twins(SUITES, 100)
 
 
 def test_every_suite_has_100_pairs_of_which_no_prompt_occurs_twice(examples: list[Example]) -> None:
@@ -36,15 +42,15 @@ def test_every_suite_has_100_pairs_of_which_no_prompt_occurs_twice(examples: lis
 
 
 def test_the_seed_decides_the_pairs(examples: list[Example]) -> None:
-    assert suites.generate(Suites([*SUITES], 100, 0)) == examples
-    assert suites.generate(Suites([*SUITES], 100, 1)) != examples
-    fewer = {e.id for e in suites.generate(Suites([*SUITES], 20, 0))}
+    assert twins(SUITES, 100) == examples
+    assert twins(SUITES, 100, seed=1) != examples
+    fewer = {e.id for e in twins(SUITES, 20)}
     assert fewer < {e.id for e in examples}
 
 
 def test_a_suite_that_is_too_small_is_told() -> None:
     with pytest.raises(UserError, match=r"eval\.suites\.pairs=5000"):
-        suites.generate(Suites(["unknown"], 5000, 0))
+        twins(["unknown"], 5000)
 
 
 def repeated(messages: list[Message]) -> list[str]:

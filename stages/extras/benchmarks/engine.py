@@ -6,13 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.evaluation import Benchmark
 from stages.config.errors import UserError
+from stages.extras.benchmarks import Benchmark, lm_eval_driver
 from stages.hardware.piped_process import PipedProcess
 from stages.store import plugins
 from stages.store.workspace import SCRATCH, StageDir
 
-DRIVER = Path(__file__).with_name("lm_eval_driver.py")
+DRIVER = Path(lm_eval_driver.__file__)
 # Files of nltk's sentence splitter. Empty ones are an untrained splitter, so that IFEval downloads no trained one.
 SPLITTER = [
     f"tokenizers/punkt_tab/english/{name}" for name in ("abbrev_types.txt", "sent_starters.txt")

@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stages.config.blocks.evaluation import Benchmark
 from stages.config.choices import Forward
-from stages.evaluation.benchmarks import Response, SampleScore, mean_metrics, score_samples
-from stages.evaluation.engine import run_engine
-from stages.models.contract import Continuation, PlainText, load_or_derive_contract
+from stages.extras.benchmarks import Benchmark
+from stages.extras.benchmarks.engine import run_engine
+from stages.extras.benchmarks.results import Response, SampleScore, mean_metrics, score_samples
+from stages.models.contract import Continuation, Contract, load_or_derive_contract
 from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
 from stages.models.rendering import ContractError
 from stages.models.scoring import batches_by_length, completion_scores, install_scoring
@@ -24,7 +24,7 @@ from stages.samplers.completions import get_sampler
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Decoding, Request, choose_shard_size
 from stages.store.dropped import Dropped
-from stages.store.records import save
+from stages.store.records import Message, save
 from stages.store.shards import ShardedWork
 from stages.store.workspace import StageDir
 
@@ -71,7 +71,7 @@ class Respondent:
         self.cfg = cfg
         self.model = model
         self.out = out
-        self.contract = load_or_derive_contract(model)
+        self.contract: Contract = load_or_derive_contract(model)
         self.in_chat_template = not isinstance(self.contract, Continuation)
         if not self.in_chat_template:
             self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)
@@ -176,3 +176,19 @@ class Respondent:
                 logprob=completion.logprob,
             )
             yield question, [response]
+
+
+class PlainText(Contract):
+    """The prompt format of a base without a chat template: the text of the first message, to continue."""
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        return self.tokenizer(messages[0]["content"]).input_ids  # type: ignore[no-any-return]
+
+    def completion(
+        self, prompt: list[Message], completion: list[Message], finished: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return the token ids of a prompt without white space at its end, and those of the rest of the text."""
+        text = prompt[0]["content"]
+        ids = self.tokenizer(text + completion[0]["content"]).input_ids
+        start = len(self.tokenizer(text.rstrip()).input_ids)
+        return ids[:start], ids[start:]

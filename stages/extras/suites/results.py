@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import FORMS, Eval
+from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.estimate import Means, correction
+from stages.evaluation.extra_sections import Section
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import (
     Answers,
@@ -24,11 +25,12 @@ from stages.evaluation.outcomes import (
     read_answers,
 )
 from stages.evaluation.results import Rates, Results
+from stages.extras.suites import FORMS
+from stages.extras.suites.prompts import SUITES
 from stages.store.records import Example, Records, content_id
 from stages.store.typed_json import decode
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
-from stages.tasks.suites import SUITES
 
 OWN = "suites"  # the answers in each model's own form
 SECTION = "suites"  # of an evaluation's results
@@ -52,12 +54,10 @@ def suites_of(results: Results) -> dict[str, SuiteRates]:
     return decode(dict[str, SuiteRates], results.sections.get(SECTION, {}))
 
 
-def read_suites(
-    cfg: Eval, inputs: Mapping[str, Path], out: StageDir
-) -> tuple[dict[str, SuiteRates], list[Measure]]:
+def measure_section(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> Section:
     """Return results and measures on pairs that every model answered and the data does not contain."""
     if OWN not in inputs:
-        return {}, []
+        return Section(SECTION, {}, [])
     from stages.models.chat_templates import other_form  # imported late: a report needs no torch
     from stages.models.contract import load_contract
 
@@ -92,7 +92,7 @@ def read_suites(
     for name, row in results.items():
         parts = {names.get(title, title): part for title, part in row.parts.items()}
         named[name] = replace(row, parts=parts)
-    return named, measured
+    return Section(SECTION, named, measured)
 
 
 def suite_results(

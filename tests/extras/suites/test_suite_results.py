@@ -1,17 +1,28 @@
 """Suites of twins: each made-up policy with one bad habit is named by its suite, and by no other."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from stages.config.blocks.data import Suites
-from stages.config.blocks.evaluation import FORMS
-from stages.config.choices import SUITES
-from stages.evaluation.suite_results import OWN, SuiteRates, sentence, suite_results
+from stages.evaluation import claims
+from stages.evaluation.intervals import Interval
+from stages.evaluation.results import Rates, parse_results
+from stages.extras.suites import FORMS, SUITES, SuiteData, Suites
+from stages.extras.suites.prompts import generate, read_tables
+from stages.extras.suites.results import (
+    OWN,
+    SECTION,
+    SuiteRates,
+    sentence,
+    suite_results,
+    suites_of,
+)
 from stages.store.records import Candidate, Example
-from stages.tasks.suites import generate, read_tables
+from stages.store.typed_json import encode
+from tests.evaluation.made_results import results as made_results
 from tests.helpers import TINY, settings
 from tests.rows import candidate
 
@@ -24,7 +35,7 @@ Policy = Callable[[Example, str], str]
 
 @cache
 def prompts() -> list[Example]:
-    return generate(Suites([*SUITES], 100, 0))
+    return generate(SuiteData(suites=Suites(names=[*SUITES], pairs=100, seed=0)))
 
 
 def good(e: Example, form: str) -> str:
@@ -148,3 +159,23 @@ def test_other_templates_have_a_line_each_and_a_base_takes_no_part() -> None:
     for form in FORMS:
         assert suite.parts[f"right in {form}"]["policy"].mean == 0
     assert "base" not in suite.score
+
+
+SHARE = Interval(0.5, 0.4, 0.6)
+
+
+def test_the_section_of_an_evaluation_is_read_back_as_it_was() -> None:
+    twins = Rates(9, {"policy": SHARE, "policy-sft": SHARE})
+    suites = {"turns": SuiteRates("Turns", "forgets", twins, twins, twins, {"plain": twins})}
+    stored = made_results(sections={SECTION: encode(suites)})
+    read_again = parse_results(json.loads(json.dumps(encode(stored))))
+    assert suites_of(read_again) == suites
+    assert suites_of(made_results()) == {}
+
+
+def test_of_a_rehearsal_the_section_says_its_note_and_no_effect() -> None:
+    better = Rates(90, {"policy-sft": Interval(0.3, 0.2, 0.4)})
+    suites = {"twins": SuiteRates("Twins", "one alone", better, better, better, {})}
+    assert "more faults in Twins" in sentence(suites, TITLES)
+    assert "Twins" not in sentence(suites, TITLES, claims.REHEARSAL)
+    assert sentence(suites, TITLES, claims.REHEARSAL).startswith(claims.REHEARSAL.capitalize())

@@ -15,17 +15,31 @@ import pytest
 import torch
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.installation import harness_version, install_command
-from stages.evaluation.benchmarks import (
+from stages.config.errors import UserError
+from stages.config.installation import install_command
+from stages.evaluation import claims
+from stages.evaluation.intervals import Interval
+from stages.evaluation.results import parse_results
+from stages.extras.benchmarks import Benchmark, harness_version
+from stages.extras.benchmarks.compared import rates
+from stages.extras.benchmarks.results import (
     LESS,
+    SECTION,
+    BenchmarkRow,
     Response,
     SampleScore,
-    benchmark_results,
+    measure_section,
+    read_rows,
+    sentence,
 )
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
+from stages.store.typed_json import encode
+from stages.store.workspace import StageDir
+from tests.evaluation.made_results import results
 from tests.helpers import Chain, build, nodes, stand_in
+from tests.store.test_bounded_yaml import BEYOND
 
 ROWS = 80
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
@@ -200,10 +214,44 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
         instruments={"benchmark": "of 5 shots"},
     )
     inputs = {f"benchmark_{role}": tmp_path / role for role in scores}
-    [row], measured = benchmark_results(cfg, inputs)
+    out = StageDir(tmp_path, lambda metrics, step: None)
+    section = measure_section(cfg, inputs, out)
+    [row], measured = section.figures, section.measures
     assert row.prompts == 3
     assert row["policy-sft"].mean == pytest.approx(1 / 3)
     assert [m.value for m in measured if m.role == "policy"] == [0, 1, 0]
     otherwise = replace(cfg, instruments={"benchmark": "of 0 shots"})
-    _, asked_otherwise = benchmark_results(otherwise, inputs)
+    asked_otherwise = measure_section(otherwise, inputs, out).measures
     assert {m.unit for m in measured}.isdisjoint(m.unit for m in asked_otherwise)
+
+
+SHARE = Interval(0.5, 0.4, 0.6)
+
+
+def test_the_section_is_read_back_as_it_was_and_compared_by_rates() -> None:
+    rows = [BenchmarkRow("arc", "acc", 9, {"policy": SHARE, "policy-sft": SHARE})]
+    stored = results(sections={SECTION: encode(rows)})
+    read_again = parse_results(json.loads(json.dumps(encode(stored))))
+    assert read_rows(read_again) == rows
+    assert rates(read_again, "policy") == {"arc acc (9)": 0.5}
+    assert rates(results(), "policy") == {}
+
+
+def test_of_a_rehearsal_the_section_says_its_note_and_no_effect() -> None:
+    rows = [BenchmarkRow("arc", "acc", 90, {"policy-sft": Interval(0.3, 0.2, 0.4)})]
+    titles = {"policy-sft": "DPO − SFT"}
+    assert "above 0 in 1" in sentence(rows, "policy-sft", titles)
+    of_rehearsal = sentence(rows, "policy-sft", titles, claims.REHEARSAL)
+    assert of_rehearsal.startswith(claims.REHEARSAL.capitalize())
+    assert "above" not in of_rehearsal
+
+
+@pytest.mark.parametrize(("text", "place"), BEYOND.values(), ids=BEYOND)
+def test_a_file_of_tasks_beyond_the_bounds_is_refused_with_its_line(
+    text: str, place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "beyond.yaml").write_text(text)
+    block = Benchmark(tasks=["beyond"], tasks_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"^benchmark\.tasks_dir=.*: beyond\.yaml: ") as refusal:
+        block.validate(is_target=False)
+    assert place in str(refusal.value)

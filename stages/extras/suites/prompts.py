@@ -1,4 +1,4 @@
-"""Generate the prompts of `eval.suites`, twins with checks, from `suites.yaml`. A suite asks for one habit of an
+"""Generate the prompts of `eval.suites`, twins with checks, from `prompts.yaml`. A suite asks for one habit of an
 aligned model. A model without it fails one twin of each pair, so a model that always does the same passes half."""
 
 import random
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from itertools import product, zip_longest
 from typing import Any
 
-from stages.config.blocks.data import Suites
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
+from stages.extras.suites import SuiteData
 from stages.store.records import Check, Example, content_id, prompt_id
 
 SUITES: dict[str, dict[str, Any]] = read_beside(__file__)["suites"]
@@ -18,9 +18,10 @@ ROLES = {"S: ": "system", "U: ": "user", "A: ": "assistant"}
 Slots = dict[str, str]
 
 
-def generate(cfg: Suites) -> list[Example]:
+def generate(block: SuiteData) -> list[Example]:
     """Return the twins of every suite, with no prompt twice. Twins have the same `request`; `kind` is their side.
     Raise UserError if a suite has fewer than `eval.suites.pairs` pairs."""
+    cfg = block.suites
     examples = dict[str, Example]()
     for name in dict.fromkeys(cfg.names or ()):
         pairs = 0

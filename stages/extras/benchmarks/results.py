@@ -13,16 +13,18 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import claims
 from stages.evaluation.estimate import Means
+from stages.evaluation.extra_sections import Section
 from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import means_and_differences
 from stages.evaluation.results import ByName, Intervals, Results
+from stages.extras.benchmarks import INSTRUMENT, PREFIX
 from stages.store.records import Message, content_id, load
 from stages.store.table_schema import Int32
 from stages.store.typed_json import FLAT, decode
+from stages.store.workspace import StageDir
 
 LESS = " (less is better)"  # the end of such a metric's name
 SECTION = "benchmarks"  # of an evaluation's results
-PREFIX = "benchmark_"  # of the names of inputs, before the model's role
 
 
 @dataclass
@@ -117,9 +119,7 @@ def score_samples(
     ]
 
 
-def benchmark_results(
-    cfg: Eval, inputs: Mapping[str, Path]
-) -> tuple[list[BenchmarkRow], list[Measure]]:
+def measure_section(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> Section:
     """Return a row for each task and metric, with every model's rate and paired differences on prompts that all were
     asked, and the scores of each model. Both are empty if the evaluation has no benchmarks."""
     measured = list[Measure]()
@@ -128,7 +128,7 @@ def benchmark_results(
     for role in roles:
         for s in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
             scores[s.task, s.metric][s.doc_id][role] = s.score
-            unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments["benchmark"])
+            unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments[INSTRUMENT])
             value = 1 - s.score if s.metric.endswith(LESS) else s.score
             measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value, role))
     rows = list[BenchmarkRow]()
@@ -140,7 +140,7 @@ def benchmark_results(
                 Means(np.array(table), [task] * len(table)), roles, cfg.confidence
             )
             rows.append(BenchmarkRow(task, metric, len(table), means))
-    return rows, measured
+    return Section(SECTION, rows, measured)
 
 
 def sentence(

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from stages.config.blocks.evaluation import FORMS
-from stages.config.choices import SUITES
+from stages.extras.suites import FORMS, SUITES
 from stages.models.chat_templates import in_form
 from stages.models.contract import load_contract
 from tests.helpers import Chain, build, nodes, refused

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from stages.store.manifest import manifest_of
 from tests.evaluation.planted_models import HELD_OUT as HELD_OUT_REQUESTS
 from tests.evaluation.planted_models import Planted
-from tests.helpers import Chain, inside, refused
-from tests.stages.trained_elsewhere import (
+from tests.extras.examine.trained_elsewhere import (
     FAULTY,
     HELD_OUT,
     LONG,
@@ -23,6 +22,7 @@ from tests.stages.trained_elsewhere import (
     preferences,
     write_rows,
 )
+from tests.helpers import Chain, inside, refused
 
 TOY = "package:stages/tasks/toy_preferences.jsonl"
 

@@ -1,0 +1,28 @@
+"""The sections of an evaluation's results that extras bring: `results.py` in the folder of an extra measures one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.config.blocks.evaluation import Eval
+from stages.config.extras import modules_of_extras
+from stages.evaluation.measures import Measure
+from stages.store.workspace import StageDir
+
+
+@dataclass(frozen=True)
+class Section:
+    """The `figures` stand in the results under the section's name, unless they are empty. `measures` are for the gate."""
+
+    name: str
+    figures: object
+    measures: list[Measure]
+
+
+def measure_sections(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> list[Section]:
+    """Return the sections of all extras. `inputs`: the folders of the nodes that `eval` reads."""
+    sections = list[Section]()
+    for module in modules_of_extras("results"):
+        section: Section = module.measure_section(cfg, inputs, out)
+        sections.append(section)
+    return sections

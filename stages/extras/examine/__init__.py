@@ -1,0 +1,1 @@
+"""`stage=examine`: what is wrong with models that were trained elsewhere."""

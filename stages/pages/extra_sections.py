@@ -1,0 +1,28 @@
+"""The sections of the report that extras bring: `page.py` in the folder of an extra reads what they show."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stages.config.extras import modules_of_extras
+from stages.evaluation.results import Results
+
+
+@dataclass
+class Sections:
+    """`values` of the templates by name. `sentences` at the head of each section: a section without one is left out."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sentences: dict[str, str] = field(default_factory=dict)
+
+
+def read_sections(inputs: Mapping[str, Path], results: Results, note: str) -> Sections:
+    """Return the sections of all extras. `inputs`: the folders of the report's nodes by name; `note`: why nothing can be
+    said of the run, or ''."""
+    all_sections = Sections()
+    for module in modules_of_extras("page"):
+        sections: Sections = module.read_sections(inputs, results, note)
+        all_sections.values |= sections.values
+        all_sections.sentences |= sections.sentences
+    return all_sections
