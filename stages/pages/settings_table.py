@@ -1,10 +1,11 @@
 """The settings that decide the result, from the manifests: compare them when two reports differ."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from stages.config.choices import Align
 from stages.config.installation import read_beside
 from stages.config.stage_table import DRAWING, POLICY_STAGES
 from stages.pages.control_name import CONTROL
@@ -26,10 +27,15 @@ def learns(model: Manifest) -> bool:
     return model["stage"] != "base" and bool(model["settings"].get("train", True))
 
 
+def is_trained_elsewhere(nodes: Mapping[str, Manifest]) -> bool:
+    """Return True if the policy of a run was trained elsewhere (`align=given`): its node has that name."""
+    return Align.given in nodes
+
+
 def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     """Return a sentence that says what each model was trained on. `models`: title by role."""
     policy, title = nodes[model_nodes(nodes, models)["policy"]], models["policy"]
-    if "examine" in nodes:
+    if is_trained_elsewhere(nodes):
         return f"{title} was trained elsewhere, from {models['sft']}. Neither is trained here."
     if "other" in models:
         return f"{models['other']} and {title} are models without training here."

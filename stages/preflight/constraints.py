@@ -10,6 +10,7 @@ from stages.config.blocks.training import DPO, KTO, SFT
 from stages.config.choices import Adapter, Precision, Sharding
 from stages.config.commands import COMMANDS
 from stages.config.errors import Errors, UserError, check_all
+from stages.config.extras import modules_of_extras
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -37,7 +38,7 @@ def validate_config(cfg: Config) -> None:
         validate_labels,
         servers.validate_endpoints,
         run_inputs.validate_single_base,
-        run_inputs.validate_examined,
+        *(module.validate for module in modules_of_extras("constraints")),
         run_inputs.validate_rows_and_demonstrations,
         run_inputs.validate_objectives,
         run_inputs.validate_reward,
