@@ -3,15 +3,13 @@
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
 import json
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stages.config.installation import program
-from stages.config.override_text import overrides
+from stages.config.extras import modules_of_extras
 from stages.config.schema import Report
 from stages.config.stage_record import LINEAGE
 from stages.config.stage_table import DRAWING, POLICY_STAGES, STAGES
@@ -48,7 +46,7 @@ from stages.pages.seeds import SeedRun
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, command_of, manifest_of
 from stages.store.records import Candidate, Pair, load
-from stages.store.sealed_json import load_json, require_keys
+from stages.store.sealed_json import load_json
 from stages.store.typed_json import encode_fields
 from stages.store.workspace import StageDir, read_curves
 
@@ -87,7 +85,7 @@ class Evaluated:
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and `answers.html`, if there are labels `labels.html`, and with several seeds `seeds.json`."""
     if "eval" not in inputs:
-        return write_folders_page(cfg, inputs["diff"], out)
+        return write_page_of_extra(cfg, inputs, out)
     inputs = dict(sorted(inputs.items(), key=is_of_another_seed))
     nodes = {name: manifest_of(folder) for name, folder in inputs.items()}
     evaluated = Evaluated.read(inputs, nodes)
@@ -137,48 +135,15 @@ def next_command(page: dict[str, Any]) -> str | None:
     return uses[0][1] if is_trained and uses else None
 
 
-def write_folders_page(cfg: Report, diff: Path, out: StageDir) -> dict[str, Any]:
-    """Publish `report.html` of an examination that has run no model, and say what preferences would show."""
-    folders = load_differences(diff)
-    checks = glossary.TEXTS["checks_of_answers"]
-    command = command_with_preferences(manifest_of(diff))
-    html = (
-        environment()
-        .get_template("folders.html.jinja")
-        .render(
-            folders=folders,
-            sentence=folders["sentence"],
-            left_out=cfg.left_out,
-            command=command,
-            level_headings=glossary.TEXTS["levels"],
-            checks=checks,
-        )
-    )
-    (out / "report.html").write_text(html, encoding="utf-8")
-    if not cfg.left_out:
-        out.inform(f"With pairs that were held out, {command} also tells {'; '.join(checks)}.")
-    return {"bytes": len(html.encode()), "summary": folders["sentence"]}
-
-
-def command_with_preferences(diff: Manifest) -> str:
-    """Return the command that examines the first model of a comparison of folders with preferences."""
-    config = diff["config"]
-    model = config["models"][0]
-    settings = {
-        "stage": "examine",
-        "examine.before": config["before"]["path"],
-        "examine.model": model.get("adapter") or model["path"],
-        "label.path": "FILE",
-    }
-    return f"{shlex.join(program())} {overrides(settings)}"
-
-
-def load_differences(diff: Path) -> dict[str, Any]:
-    """Return the table of the node that compares the folders of an examination."""
-    differences: dict[str, Any] = load_json(
-        diff / "differences.json", require_keys("sentence", "titles", "rows")
-    )
-    return differences
+def write_page_of_extra(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish `report.html` of a run that has the nodes of an extra alone."""
+    [folder] = inputs.values()
+    stage = STAGES[manifest_of(folder)["stage"]]
+    for module in modules_of_extras("alone_page"):
+        if module.__name__.split(".")[-2] == stage.extra:
+            page: dict[str, Any] = module.write_page(cfg, inputs, out)
+            return page
+    raise AssertionError(f"stages/extras/{stage.extra} has no page for {stage.name}")
 
 
 def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:
@@ -220,13 +185,6 @@ def read_template_values(
     lineage = lineage_rows(nodes)
     seconds = sum(row["seconds"] for row in lineage)
     by_round = rounds.rounds_of(results)
-    examined = dict[str, Any]()
-    faults = ""
-    if "examine" in inputs:
-        examined = load_json(
-            inputs["examine"] / "examination.json", require_keys("faults", "facts", "rows")
-        )
-        faults = f"{examined['sentence']}. "
     note = claims.note_of_run(results)
     ship = gate_claim(cfg, runs, note)
     over_seeds = seeds.summary(runs, inputs, confidence, note)
@@ -238,11 +196,12 @@ def read_template_values(
         taught,
         [each.results.learnt for each in runs],
         level,
-        elsewhere="examine" in inputs,
+        elsewhere=settings_table.is_trained_elsewhere(nodes),
     )
     return {
         **further.values,
         "further_sentences": further.sentences,
+        "first_sections": further.first,
         "results": results,
         "models": models,
         "pair": pairs[0] if pairs else None,
@@ -252,13 +211,11 @@ def read_template_values(
         "number_answered": sum(map(len, answered.values())),
         "lineage": lineage,
         "seconds": seconds,
-        "examined": examined,
-        "faults": faults,
         "level": f"{level} interval",
         "headline": headline,
         "note": note,
         "over_seeds": over_seeds,
-        "sentence": faults + sentence + (f" {over_seeds.headline}" if over_seeds else ""),
+        "sentence": further.opening + sentence + (f" {over_seeds.headline}" if over_seeds else ""),
         "rates": first_screen.rates(results, taught),
         "in_any_form": first_screen.rates_in_any_form(results, taught),
         "lamps": first_screen.lamps(results, nodes, taught, run_command(nodes["eval"]), ship),
@@ -322,7 +279,6 @@ def sentence_by_section(
     made_of_labels = page["pairs"] or metrics_of(nodes, "unpaired")
     note = page["note"]
     sentences = {
-        "examined": page["faults"],
         "results": headline.checks(),
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results.judged.values())),

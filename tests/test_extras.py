@@ -100,6 +100,7 @@ def test_the_command_or_stage_and_the_settings_of_a_removed_extra_are_unknown(
 
 # By extra, options and keys that only it has
 OF_EXTRAS = {
+    "examine": ("recipe=examine", "model=before"),
     "human": ("label=human", "eval/judged=human", "label.people=3"),
     "mlflow": ("tracker=mlflow", "tracker.mlflow=true"),
     "ray": ("launch=ray", "launch.address=auto"),
@@ -125,6 +126,19 @@ def test_the_options_of_a_removed_extra_are_refused_and_not_offered(
         assert re.match(rf"error: {argument.partition('=')[0]}\b", told)
         assert "does not exist" in told or "is not a setting" in told
         assert extra not in told.partition("Known")[2].partition("type")[0]
+
+
+@pytest.mark.extended
+@pytest.mark.extra("examine")
+def test_a_stage_and_a_word_of_align_of_a_removed_extra_are_refused(tmp_path: Path) -> None:
+    house = copied(tmp_path / "house", PACKAGES, ["examine"])
+    for argument in ("stage=examine", "stage=diff", "rebuild=diff"):
+        told = typed(house, [*TINY, argument]).stderr
+        key, _, word = argument.partition("=")
+        assert told.startswith(f"error: {key}") and word in told
+    assert "examine is not a setting" in typed(house, [*TINY, "examine.rows=5"]).stderr
+    told = typed(house, [*TINY, "align=given", "stage=plan"]).stderr
+    assert told.startswith("error: align=given") and "align=dpo" in told
 
 
 @pytest.mark.extended

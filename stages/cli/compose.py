@@ -21,6 +21,7 @@ from omegaconf.errors import (
 from stages.cli import recipes, spelling, typed_lists, value_types
 from stages.cli.explain import unknown_key_message
 from stages.cli.resolve import resolve
+from stages.cli.settings import all_settings
 from stages.cli.typed_line import MULTIRUN, TypedLine
 from stages.commands.finished_run import is_about_last_run, selects_run
 from stages.config.blocks.models import Own
@@ -28,6 +29,7 @@ from stages.config.command_record import Object
 from stages.config.commands import commands_on
 from stages.config.errors import Errors, UserError
 from stages.config.installation import untyped_programs
+from stages.config.limits import SEVERAL
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph, wire_unpinned
@@ -41,8 +43,8 @@ from stages.store.store import Store
 
 # Hydra cannot read it without quotes; a name in it may have spaces
 HOME_PATH = re.compile(r"(?<=[=\[{,: ])~[\w.-]*/(?:[^,\]}'\"]*[^\s,\]}'\"])?")
-# several models to examine, with or without brackets
-MODELS = re.compile(r"(examine\.model=)\[?([^\[\]{}()'\",]+(?:,[^\[\]{}()'\",]+)+)\]?")
+# several texts, with or without brackets
+TEXTS = re.compile(r"([\w.]+)=\[?([^\[\]{}()'\",]+(?:,[^\[\]{}()'\",]+)+)\]?")
 # Commands about a finished run, which is the last one unless typed settings select another
 COMMANDS_ON_FINISHED_RUN = commands_on(Object.model, Object.evaluation)
 # Commands on results, which make no store
@@ -67,7 +69,7 @@ def arguments_for_hydra(typed: TypedLine, implied: Mapping[str, str]) -> list[st
     multirun = [argument for argument in line if argument in MULTIRUN]
     line = [argument for argument in line if argument not in multirun]
     if not multirun:
-        line = [with_models_as_text(argument) for argument in line]
+        line = [with_texts_as_one(argument) for argument in line]
     shows_configuration = any(re.fullmatch("--cfg.*|-c", argument) for argument in line)
     if multirun and shows_configuration:
         raise UserError(
@@ -92,10 +94,13 @@ def with_readable_home(argument: str) -> str:
     return HOME_PATH.sub(r'"\g<0>"', with_whole_outputs)
 
 
-def with_models_as_text(argument: str) -> str:
-    """Return an argument with the list of `examine.model` as one text, which Hydra would take for a sweep."""
-    match = MODELS.fullmatch(argument)
-    return f"{match[1]}'{match[2]}'" if match else argument
+def with_texts_as_one(argument: str) -> str:
+    """Return an argument with several texts as one, if its key takes several. Hydra would take them for a sweep."""
+    match = TEXTS.fullmatch(argument)
+    setting = all_settings().get(match[1]) if match else None
+    if match is None or setting is None or SEVERAL not in setting.field.metadata:
+        return argument
+    return f"{match[1]}='{match[2]}'"
 
 
 def refuse_secret(argument: str) -> None:
@@ -201,9 +206,7 @@ def prepare(
         require_folder(store.root)
     if not needs_graph(cfg.stage, typed) or is_about_last_run(cfg.stage, typed, store):
         return cfg, store, {}
-    if cfg.is_examination and not cfg.compares_folders_alone:
-        return examination(cfg, store)
-    return cfg, store, checked_graph(cfg, store)
+    return checked_run(cfg, store)
 
 
 def untyped_reaches(composed: DictConfig, typed: Mapping[str, str]) -> list[Reach]:
@@ -260,13 +263,15 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
     return nodes
 
 
-def examination(cfg: Config, store: Store) -> tuple[Config, Store, dict[str, Node]]:
-    """Return what `prepare` does for an examination. If its models or preferences cannot be used, it compares the folders
-    alone. Raise UserError if not even that can be done."""
+def checked_run(cfg: Config, store: Store) -> tuple[Config, Store, dict[str, Node]]:
+    """Return what `prepare` does. If the models of a run cannot be used, an extra may have nodes that stand alone. Raise
+    UserError if not even these can be built."""
     try:
         return cfg, store, checked_graph(cfg, store)
     except UserError as error:
-        alone = cfg.with_folders_alone(" ".join(str(error).split()))
+        alone = cfg.alone_after(error)
+        if alone is None:
+            raise
         try:
             return alone, store, checked_graph(alone, store)
         except UserError:

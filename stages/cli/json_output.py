@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from dataclasses import asdict
 
 from stages.cli.explain import explain
 from stages.cli.typed_line import TypedLine
@@ -38,7 +37,7 @@ def replying(line: TypedLine) -> Iterator[None]:
         raise
     finally:
         json_reply.reset(token)
-        sys.stdout.write(f"{json.dumps(null_for_nan(asdict(reply)), ensure_ascii=False)}\n")
+        sys.stdout.write(f"{json.dumps(null_for_nan(reply.as_plain()), ensure_ascii=False)}\n")
         sys.stdout.flush()
 
 

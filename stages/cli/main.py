@@ -19,12 +19,8 @@ from stages.cli.typed_line import JobLine, line_of_job, read_line
 from stages.commands.run_result import (
     RunResult,
     built_nodes,
-    certain_faults,
-    examination_of,
-    examined_verdict,
-    found_differences,
-    found_faults,
     page_address,
+    results_of_extras,
     step_after_report,
     write_answers_page,
     write_labels_page,
@@ -33,6 +29,7 @@ from stages.config.choices import Upstream
 from stages.config.commands import COMMANDS, import_run
 from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
+from stages.config.extras import modules_of_extras
 from stages.config.schema import CONF, Config
 from stages.config.stage_table import POLICY_STAGES, STAGES, Target
 from stages.hardware import process
@@ -115,7 +112,7 @@ def run(composed: DictConfig) -> float | None:
             log.info("%s", recipe)
         cfg, store, nodes = compose.prepare(composed, line.values)
         interpolated = interpolated_keys(composed)
-        if cfg.examine.left_out is None:
+        if cfg.left_out is None:
             refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
@@ -127,7 +124,8 @@ def run(composed: DictConfig) -> float | None:
                 json_output.deliver(result)
         elif nodes:
             wired = WiredRun(cfg, store, nodes, line, recipe, interpolated)
-            return examine(wired) if cfg.is_examination else build_and_measure(wired)
+            with falling_back(wired):
+                return build_and_measure(wired)
         else:
             return write_report_again(cfg, store, line)
     return None
@@ -219,40 +217,36 @@ def build_and_measure(wired: WiredRun) -> float | None:
         built,
         *pages,
         next_command=next_line or step_after_report(built),
-        faults=found_faults(built),
-        verdict=examined_verdict(built),
-        findings=examination_of(built).get("findings"),
         trackers=[line for line in openings.values() if line],
-        differences=found_differences(built),
+        further=results_of_extras(built),
     )
     json_output.deliver(result)
     if not_sent and not sweep.is_job():
         raise not_sent
     if not_sent:  # the job has a metric
         log.warning("warning: %s", not_sent)
-    if certain_faults(built) and cfg.examine.strict:
+    if any(module.is_failure(cfg, built) for module in modules_of_extras("result")):
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def examine(wired: WiredRun) -> float | None:
-    """Build an examination. If a model cannot be run, build the page that compares the files before the error ends the
-    command."""
+@contextmanager
+def falling_back(wired: WiredRun) -> Iterator[None]:
+    """Build nodes of an extra that stand alone, if it has any, before an error of the models' nodes ends the command."""
     cfg = wired.cfg
     try:
-        metric = build_and_measure(wired)
+        yield
     except (LimitReached, NotSent):
         raise
     except Exception as error:
-        if cfg.compares_folders_alone:
+        alone = cfg.alone_after(error)
+        if alone is None:
             raise
-        alone = cfg.with_folders_alone(" ".join(str(error).split()))
-        folders = compose.checked_graph(alone, wired.store)
-        build_and_measure(replace(wired, cfg=alone, nodes=folders))
+        nodes = compose.checked_graph(alone, wired.store)
+        build_and_measure(replace(wired, cfg=alone, nodes=nodes))
         raise
-    if cfg.examine.left_out is not None:
-        raise UserError(cfg.examine.left_out)
-    return metric
+    if cfg.left_out is not None:
+        raise UserError(cfg.left_out)
 
 
 def next_command(cfg: Config, line: JobLine, interpolated: dict[str, list[str]]) -> str | None:

@@ -20,6 +20,7 @@ from stages.cli.settings import default_options, option_files, package_of
 from stages.cli.spelling import is_inside
 from stages.config.errors import UserError, begin_errors
 from stages.config.schema import CONF, OPTIONS, RunConfig
+from stages.config.stage_table import STAGES
 from stages.preflight import programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
 
@@ -228,24 +229,30 @@ def users_content(typed: Mapping[str, str]) -> str | None:
 
 
 def recipe_in_place_of_default(typed: Mapping[str, str]) -> str | None:
-    """Return the recipe of an examination, or `none` where content of the user's is typed; None to keep the typed or
+    """Return the recipe of the typed stage, or `none` where content of the user's is typed; None to keep the typed or
     the default recipe."""
     if "recipe" in typed:
         return None
-    if typed.get("stage") == "examine":
-        return "examine"
+    recipe = recipe_of_stage(typed)
+    if recipe:
+        return recipe
     return NONE if users_content(typed) else None
+
+
+def recipe_of_stage(typed: Mapping[str, str]) -> str:
+    """Return the recipe of the typed stage, or an empty text."""
+    stage = typed.get("stage", "")
+    return STAGES[stage].recipe if stage in STAGES else ""
 
 
 def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] = ()) -> str:
     """Return the first line of a run: its recipe, or why there is none, and what it names outside of this process."""
     recipe = f"recipe: {DEFAULT}"
     content = users_content(typed)
-    replacing = recipe_in_place_of_default(typed)
     if "recipe" in typed:
         recipe = f"recipe: {typed['recipe']}"
-    elif replacing == "examine":
-        recipe = "recipe: examine"
+    elif recipe_of_stage(typed):
+        recipe = f"recipe: {recipe_of_stage(typed)}"
     elif content:
         recipe = f"recipe: none ({content} is typed; recipe={DEFAULT} keeps its settings)"
     if untyped_reaches:

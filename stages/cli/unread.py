@@ -8,7 +8,7 @@ from stages.cli.interpolations import keys_with_value_of
 from stages.cli.spelling import is_inside
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Folders, Model
+from stages.config.blocks.models import Model
 from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import Drawn, Sample
@@ -104,12 +104,10 @@ def read_by_node(node: Node) -> set[str]:
             return {block}
         case Label(block=block) | Pairs(key=block):
             return {block}
-        case Folders():
-            return {"examine"}
         case Model(key=key):
             return {key.partition("[")[0]}
     selects_for_control = "pairs" in node.inputs and node.stage == "select"
-    return set() if selects_for_control else {node.stage}
+    return set() if selects_for_control else {node.stage, *STAGES[node.stage].settings}
 
 
 def turned_off_keys(cfg: Config) -> dict[str, str]:

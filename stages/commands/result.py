@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ WIDTH_IN_FILES = 160  # columns of what is printed to a file or a pipe
 @dataclass
 class Result:
     """The base class of results. Fields hold plain values, lists, dicts and dataclasses of these."""
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the result as plain values by key."""
+        return asdict(self)
 
     def show(self) -> None:
         """Print the result as text."""
@@ -32,6 +36,11 @@ class Reply:
     exit_code: int = 0
     error: str | None = None
     result: Result | None = None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the reply as plain values by key."""
+        result = self.result.as_plain() if self.result else None
+        return {**vars(self), "result": result}
 
 
 def new_table(*text_columns: str, numbers: Iterable[str] = (), title: str | None = None) -> "Table":

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.commands.result import Result
+from stages.config.extras import modules_of_extras
 from stages.config.stage_table import Target
 from stages.store import safe_files
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
-from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 if TYPE_CHECKING:
@@ -42,20 +42,19 @@ class BuiltNode:
 @dataclass
 class RunResult(Result):
     """`page`, `answers_page` and `labels_page`: HTML files. None of a read-only store, which has no page of this run.
-    `trackers`: where the trackers have the runs of this command, and what opens them."""
+    `trackers`: where the trackers have the runs of this command, and what opens them. `further`: keys that extras add."""
 
     nodes: list[BuiltNode]
     page: Path | None
     answers_page: Path | None
     labels_page: Path | None
     next_command: str | None
-    # of a model that was trained elsewhere, if one is examined: what is wrong with it, what is concluded, what was seen
-    faults: list[str] | None
-    verdict: str | None
-    findings: list[dict[str, Any]] | None
     trackers: list[str]
-    # between the examined model's folder and its start's, key by key
-    differences: list[dict[str, Any]] | None
+    further: dict[str, Any]
+
+    def as_plain(self) -> dict[str, Any]:
+        plain = super().as_plain()
+        return plain | plain.pop("further")
 
     def show(self) -> None:
         if self.page and self.nodes[-1].stage == Target.report:
@@ -93,27 +92,6 @@ def built_nodes(page: "LivePage") -> list[BuiltNode]:
     return present
 
 
-def found_faults(built: list[BuiltNode]) -> list[str] | None:
-    """Return the faults of the models that a run examined, and the keys that break their answers; None if it examined
-    none."""
-    node = last_examining(built)
-    return list(node.metrics["faults"]) if node else None
-
-
-def certain_faults(built: list[BuiltNode]) -> list[str]:
-    """Return the faults that are facts, or figures far beyond chance. All keys that break answers are facts."""
-    node = last_examining(built)
-    if node is None:
-        return []
-    return list(node.metrics["faults" if node.stage == "diff" else "certain"])
-
-
-def last_examining(built: list[BuiltNode]) -> BuiltNode | None:
-    """Return the node that names all faults of a run: the examination, which names those of both folders too, or else the
-    comparison of the folders. None if the run examined no model."""
-    return first_of(built, "examine") or first_of(built, "diff")
-
-
 def first_of(built: list[BuiltNode], stage: str) -> BuiltNode | None:
     """Return the first node of a stage; None if the run has none."""
     for node in built:
@@ -122,27 +100,12 @@ def first_of(built: list[BuiltNode], stage: str) -> BuiltNode | None:
     return None
 
 
-def examination_of(built: list[BuiltNode]) -> dict[str, Any]:
-    """Return the metrics of the examination of a model; {} if the run made none."""
-    node = first_of(built, "examine")
-    return node.metrics if node else {}
-
-
-def examined_verdict(built: list[BuiltNode]) -> str | None:
-    """Return the verdict on the model that a run examined: a key that breaks its answers is a fault, too. None if it
-    examined none, or found no fault in the files and ran no model."""
-    if found_faults(built):
-        return "faults"
-    return examination_of(built).get("verdict")
-
-
-def found_differences(built: list[BuiltNode]) -> list[dict[str, Any]] | None:
-    """Return the rows on the folders of the models that a run examined; None if it examined none."""
-    node = first_of(built, "diff")
-    if node is None:
-        return None
-    content = load_json(node.folder / "differences.json", require_keys("rows"))
-    return list(content["rows"])
+def results_of_extras(built: list[BuiltNode]) -> dict[str, Any]:
+    """Return the keys that extras add to the result of a run."""
+    further = dict[str, Any]()
+    for module in modules_of_extras("result"):
+        further |= module.read_result(built)
+    return further
 
 
 def step_after_report(built: list[BuiltNode]) -> str | None:

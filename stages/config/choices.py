@@ -15,7 +15,7 @@ Role = StrEnum(
 )
 
 # The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers, online DPO
-# on pairs of these; or none. `given`: the policy was trained elsewhere, and is examined. `raft` is a word for grpo with
+# on pairs of these; or none. `given`: the policy was trained elsewhere. `raft` is a word for grpo with
 # `grpo.baseline=best`.
 Align = StrEnum("Align", "dpo kto grpo online_dpo raft given none")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, ClassVar
 
 from stages.config.stage_record import Phase
 
@@ -25,6 +26,23 @@ class Block:
     def turned_off(self) -> dict[str, str]:
         """The keys that other keys of the block turn off, each with the reason and the way out."""
         return {}
+
+
+class Standalone(Block):
+    """Settings of an extra whose nodes can be a whole run, in which no model is trained or run. `alone.py` of the extra
+    wires these nodes, and `alone_page.py` writes their report. `way_to_models` tells what a run with models needs."""
+
+    way_to_models: ClassVar[str]
+    left_out: str | None  # why the run has no models, if one of them failed
+
+    def is_alone(self, cfg: Any) -> bool:
+        """Return True if a run with this configuration has the extra's nodes alone."""
+        raise NotImplementedError
+
+    def alone(self, cfg: Any, reason: str) -> Any:
+        """Return the configuration with the extra's nodes alone, in place of one that fails for a reason. None if the
+        extra has no nodes for it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

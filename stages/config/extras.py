@@ -6,7 +6,9 @@ cluster and a labeler, whose word is the folder's name; `preflight.py` has check
 `recipes/` are.
 
 `stages.py` has `STAGES`, the records of stages. `STAGE.py` has the `run` of each, and `graph.py` adds its nodes to the
-graph: `add_nodes(chain)`. `page.py` reads what sections of the report show, `section_NAME.html.jinja` is the template of
+graph: `add_nodes(chain)`. `chain.py` has the classes of the graph for a word `ALIGN` of `align`. `alone.py` wires a run
+that has the extra's nodes alone, and `alone_page.py` writes its report. `constraints.py` refuses settings that do not fit
+together, and `result.py` adds to the result of a run. `page.py` reads what sections of the report show, `section_NAME.html.jinja` is the template of
 a section, and `glossary.yaml` adds texts to `stages/pages/glossary.yaml`.
 
 `results.py` measures a section of an evaluation's results: `measure_section(cfg, inputs, out)`. `evaluated.py` has the
@@ -14,8 +16,8 @@ class of the nodes that ask the models for it, `prompts.py` writes prompts for t
 has a table of rates for `stage=compare`: `TITLE`, `rates(results, role)`.
 
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
-with the folder's name; and `BLOCKS`, by name the class of a block, which adds keys to a block of the core, or is a
-block of its own. The record of an extra with stages is imported before the table of stages is there."""
+with the folder's name; `BLOCKS`, by name the class of a block, which adds keys to a block of the core, or is a block of
+its own; and `EXIT_CODES`, by exit code what it can mean, too. The record of an extra with stages is imported before the table of stages is there."""
 
 import importlib
 from dataclasses import replace
@@ -45,6 +47,11 @@ def modules_of_extras(name: str) -> list[ModuleType]:
     """Return the modules of this name of the extras that have one."""
     extras = extras_with(f"{name}.py")
     return [importlib.import_module(f"stages.extras.{extra}.{name}") for extra in extras]
+
+
+def import_beside(block: object, name: str) -> ModuleType:
+    """Return the module of this name in the folder of an extra, whose record has the class of a block."""
+    return importlib.import_module(f"{type(block).__module__}.{name}")
 
 
 def stages_of_extras() -> dict[str, Stage]:

@@ -52,6 +52,7 @@ ONLY_PIPELINE_SETS = "computed"
 NOT_FINGERPRINTED = "neutral"
 OF_EPOCHS = "epochs"
 MISSING_EXTRA = "extra"
+SEVERAL = "several"  # texts with commas between them
 
 
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
@@ -65,6 +66,11 @@ def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
 def words(*accepted: str, default: Any = MISSING) -> Any:
     """Return a text field that accepts only these words."""
     return field(default=default, metadata={ONE_OF: accepted})
+
+
+def several(default: Any) -> Any:
+    """Return a text field that may hold several texts, as A,B,C."""
+    return field(default=default, metadata={SEVERAL: True})
 
 
 def computed(default: Any) -> Any:

@@ -27,7 +27,6 @@ from stages.config.blocks.models import TEMPLATES, Model, Own
 from stages.config.blocks.objective import Training
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.processes import Launch, Tracker
-from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import SAMPLES, OpenAI, Sample
 from stages.config.blocks.training import (
     BLOCKS,
@@ -40,6 +39,7 @@ from stages.config.blocks.training import (
     Reference,
     Reward,
 )
+from stages.config.command_record import Standalone
 from stages.config.commands import COMMANDS
 from stages.config.extras import recorded
 from stages.config.installation import PACKAGE, ROOT
@@ -79,27 +79,8 @@ class Report:
     side_by_side: int = MISSING
     margin: float = share()
     confidence: float = limited(Limit(0.5, 1, below=True))
-    # why an examination compares folders alone; '' if nobody gave it preferences
+    # why an extra's nodes are the whole run; '' if nothing failed
     left_out: str | None = computed(None)
-
-
-@dataclass
-class Examine:
-    """A model that was trained elsewhere, and the model that its training started from."""
-
-    model: str | None = MISSING
-    before: str | None = MISSING
-    rows: int = MISSING
-    strict: bool = MISSING
-    precision: choices.Precision = MISSING
-    runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
-    # why the models are not run
-    left_out: str | None = computed(None)
-
-    @property
-    def models(self) -> list[str]:
-        """The trained models: several are named as A,B,C."""
-        return [name.strip() for name in (self.model or "").split(",") if name.strip()]
 
 
 @dataclass
@@ -168,7 +149,6 @@ class Config:
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
     eval: Eval = field(default_factory=Eval)
-    examine: Examine = field(default_factory=Examine)
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
@@ -180,10 +160,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Make the file of `data.path` the first source, unless it holds preferences. For `eval/judged=label`, let the
-        labeler of candidates compare the answers. Write align=raft out. Take model.path as the model before a training elsewhere, if it is not
-        named."""
-        if self.align is choices.Align.given and self.model.path and not self.examine.before:
-            self.examine = replace(self.examine, before=self.model.path)
+        labeler of candidates compare the answers. Write align=raft out."""
         data, label, judged = self.data, self.label, self.eval.judged
         holds_preferences = isinstance(label, PreferenceFile) and label.path == data.path
         is_first_source = [source.path for source in data.sources[:1]] == [data.file.path]
@@ -217,24 +194,28 @@ class Config:
         return [each for each in (self.align, *self.arms) if each is not choices.Align.none]
 
     @property
-    def is_examination(self) -> bool:
-        """True if the target is the page on models that were trained elsewhere."""
-        to_page = self.stage in ("examine", Target.report)
-        return self.align is choices.Align.given and to_page
+    def standalone(self) -> Standalone | None:
+        """The settings of the extra whose nodes are the whole run; None for a run with models."""
+        for block in vars(self).values():
+            if isinstance(block, Standalone) and block.is_alone(self):
+                return block
+        return None
 
     @property
-    def compares_folders_alone(self) -> bool:
-        """True if an examination runs no model: it has no preferences, several models, or a model that cannot run."""
-        if self.align is not choices.Align.given or not isinstance(self.label, PreferenceFile):
-            return False
-        without_preferences = not self.label.path
-        is_left_out = self.examine.left_out is not None
-        return without_preferences or is_left_out or len(self.examine.models) > 1
+    def left_out(self) -> str | None:
+        """The error for which this run has no models; None if it has some, or never needed any."""
+        return self.standalone.left_out if self.standalone else None
 
-    def with_folders_alone(self, reason: str) -> "Config":
-        """Return the configuration of an examination that runs no model, because of a reason. That ends the command with
-        an error, whatever the folders hold."""
-        return replace(self, examine=replace(self.examine, left_out=reason, strict=False))
+    def alone_after(self, error: Exception) -> "Config | None":
+        """Return the configuration with an extra's nodes alone, in place of this one, which fails with an error. None if
+        no extra has nodes for it."""
+        reason = " ".join(str(error).split())
+        for block in vars(self).values():
+            alone = block.alone(self, reason) if isinstance(block, Standalone) else None
+            if alone:
+                configuration: Config = alone
+                return configuration
+        return None
 
     @property
     def drawing(self) -> dict[str, Drawing]:
@@ -309,7 +290,7 @@ class Config:
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
         labels = list[Label]()
-        if self.compares_folders_alone:
+        if self.standalone:
             return labels
         if self.align is not choices.Align.none:
             labels.append(self.label)  # of candidates

@@ -329,7 +329,7 @@ def judged_word(judged: int, rate: Interval, matched: MatchedRate | str) -> Word
 
 
 def finding(seen: str, scope: str, *, is_fault: bool, is_certain: bool) -> Claim:
-    """Return the claim of what was seen in an examined model. `is_certain`: the files say it, or the figure is beyond
+    """Return the claim of what was seen in a model. `is_certain`: the files say it, or the figure is beyond
     chance at SURE. A difference that is no fault needs no certainty."""
     word = Word.differs
     if is_fault:

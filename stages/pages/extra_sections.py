@@ -11,10 +11,13 @@ from stages.evaluation.results import Results
 
 @dataclass
 class Sections:
-    """`values` of the templates by name. `sentences` at the head of each section: a section without one is left out."""
+    """`values` of the templates by name. `sentences` at the head of each section: a section without one is left out.
+    `first`: the names of templates that stand above the answers. `opening` begins the sentence of the page."""
 
     values: dict[str, Any] = field(default_factory=dict)
     sentences: dict[str, str] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+    opening: str = ""
 
 
 def read_sections(inputs: Mapping[str, Path], results: Results, note: str) -> Sections:
@@ -25,4 +28,6 @@ def read_sections(inputs: Mapping[str, Path], results: Results, note: str) -> Se
         sections: Sections = module.read_sections(inputs, results, note)
         all_sections.values |= sections.values
         all_sections.sentences |= sections.sentences
+        all_sections.first += sections.first
+        all_sections.opening += sections.opening
     return all_sections

@@ -17,6 +17,7 @@ from stages.pages.control_name import CONTROL
 from stages.pages.example_answers import ShownAnswer
 from stages.pages.glossary import STEPS, TEXTS
 from stages.pages.headline import BY, JUDGE
+from stages.pages.settings_table import is_trained_elsewhere
 from stages.store.manifest import Manifest
 from stages.store.workspace import clock
 
@@ -84,8 +85,9 @@ def policy_draws(nodes: Mapping[str, Manifest]) -> bool:
 
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
-    """Return whether the policy was trained on pairs, which plain SFT on their chosen answers can be compared with."""
-    return any(node["stage"] in ("dpo", "examine") for node in nodes.values())
+    """Return whether the policy was trained on pairs, or elsewhere: plain SFT on chosen answers can be compared with it."""
+    is_trained_on_pairs = any(node["stage"] == "dpo" for node in nodes.values())
+    return is_trained_on_pairs or is_trained_elsewhere(nodes)
 
 
 def new_group(results: Results) -> str | None:

@@ -1,6 +1,6 @@
 """Fixed texts of pages, in glossary.yaml: the report's sections, descriptions of models, terms, kinds of task.
 
-`glossary.yaml` of an extra adds entries to these tables. It may name by table the entry `before` which its own stand."""
+`glossary.yaml` of an extra adds tables, and entries to these tables. It may name by table the entry `before` which its own stand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,9 @@ def texts_with_those_of_extras() -> dict[str, Any]:
         further: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8"))
         before = further.pop("before", {})
         for table, entries in further.items():
-            texts[table] = with_entries(texts.get(table, {}), entries, before.get(table))
+            if table in texts:
+                entries = with_entries(texts[table], entries, before.get(table))
+            texts[table] = entries
     return texts
 
 

@@ -20,15 +20,13 @@ from stages.config.blocks.evaluation import (
     Versus,
 )
 from stages.config.blocks.labels import Label
-from stages.config.blocks.models import Folders, Model
+from stages.config.blocks.models import Model
 from stages.config.blocks.objective import Training
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Align, Role, Split
-from stages.config.errors import UserError
+from stages.config.choices import Role, Split
 from stages.config.schema import Config
 from stages.pipeline.extra_evaluation import PromptSet, evaluations_of_extras
 from stages.pipeline.subgraphs import Wiring
-from stages.store import source_files
 from stages.store.node import Graph, Node
 
 TITLES = {
@@ -46,13 +44,15 @@ WAITING = "waiting_"
 
 @dataclass
 class Evaluation:
-    """Adds the nodes of an evaluation to those of a chain. `models` are the evaluated models by role. `sets` are nodes
-    with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`), texts
-    (`retained`), data of extras, and all other labels that were trained on. `round_models` are SFT and the policies
+    """Adds the nodes of an evaluation to those of a chain. `models` are the evaluated models by role, and `titles` their
+    titles. `sets` are nodes with prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`,
+    `judged_prompts`), texts (`retained`), data of extras, and all other labels that were trained on. `round_models` are
+    SFT and the policies
     of several rounds."""
 
     chain: Wiring
     models: Graph
+    titles: dict[str, str]
     sets: Graph
     round_models: Sequence[Node]
 
@@ -66,12 +66,11 @@ class Evaluation:
         of_extras = self.answers_for_extras()
         by_round = self.answers_by_round()
         comparisons = self.comparisons(answers)
-        titles = title_models(self.cfg, self.models)
         block = replace(
             self.cfg.eval.read_by_eval,
-            models=titles,
+            models=self.titles,
             max_new_tokens=self.cfg.answer.max_new_tokens,
-            compared=title_opponents(self.opponents, titles),
+            compared=title_opponents(self.opponents, self.titles),
             instruments={name: node.fingerprint for name, node in self.instruments().items()},
         )
         inputs = {**self.sets, **self.models, **answers, **of_extras, **by_round, **comparisons}
@@ -231,27 +230,9 @@ def other_model_block(cfg: Config, path: str) -> Model:
     return Model(path, None, key=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
 
 
-def examined_folders(cfg: Config) -> Folders:
-    """Return the block of the folders that an examination compares. Without a model before, it is the one that the
-    first adapter names. Raise UserError if there is none."""
-    before = cfg.model.path
-    models = [source_files.trained_elsewhere(name, before) for name in cfg.examine.models]
-    before = before or models[0].path
-    if before is None or before == cfg.examine.models[0]:
-        raise UserError(
-            "stage=examine needs the model before the training too: examine.before=FOLDER. An adapter may name it."
-        )
-    titles = name_folders([before, *cfg.examine.models])
-    return Folders(Model(before, cfg.model.revision, key="examine.before"), models, titles)
-
-
 def title_models(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
-    if cfg.align is Align.given:
-        before, after = name_folders([str(cfg.model.path), str(cfg.examine.model)])
-        titles = {**TITLES, Role.sft: before, Role.policy: after}
-        return {role: titles[role] for role in models}
     if Role.other in models:
         other, policy = name_folders(
             [cfg.eval.judged.outside_models[0], cfg.model.path or "random weights"]

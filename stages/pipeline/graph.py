@@ -20,20 +20,21 @@ from stages.config.blocks.arguments import SFTArguments
 from stages.config.blocks.data import Data, Form
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import Label, PreferenceFile, Verifier
+from stages.config.blocks.models import Model
 from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.blocks.sampling import HF, Drawn, OpenAI
 from stages.config.blocks.training import OBJECTIVES, SFT
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
-from stages.config.extras import modules_of_extras
+from stages.config.extras import import_beside, modules_of_extras
 from stages.config.schema import Config
 from stages.config.stage_record import Phase
 from stages.config.stage_table import DRAWING, STAGES, Target, stages_of
 from stages.pipeline.evaluation_graph import (
     WAITING,
     Evaluation,
-    examined_folders,
     other_model_block,
+    title_models,
 )
 from stages.pipeline.extra_evaluation import evaluations_of_extras
 from stages.pipeline.provenance import stage_to_type
@@ -49,8 +50,6 @@ EVALUATION_SETS = {
     "judged_prompts": "eval.judged.source",
     "outside": "outside",
 }
-# both models' answers to the prompts of the preferences, which an examination reads
-OWN_ANSWERS = ("answer_held_out_sft", "answer_held_out_policy")
 # keys of sampling that demonstrations have of their own, and that they have not
 OWN_OF_DEMONSTRATIONS = ("candidates_per_prompt", "temperatures", "max_new_tokens")
 ABSENT_OF_DEMONSTRATIONS = ("prompts", "prompts_per_round", "pool")
@@ -68,17 +67,18 @@ def wire_graph(
     file that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of
     people."""
     shared = Wiring(cfg, digest_cache, pin, is_built)
-    if cfg.compares_folders_alone:
-        return wire_folders(shared)
+    if cfg.standalone:
+        return import_beside(cfg.standalone, "alone").wire(shared)  # type: ignore[no-any-return]
     if cfg.needs_no_model:
         return wire_imported_candidates(shared)
-    roots = Roots(cfg, digest_cache, pin, is_built).wire()
+    roots_class, chain_class = chain_classes(cfg)
+    roots = roots_class(cfg, digest_cache, pin, is_built).wire()
     nodes = Graph()
     for seed in cfg.seeds:
-        chain = Chain(with_seed(cfg, seed), roots).wire()
+        chain = chain_class(with_seed(cfg, seed), roots).wire()
         nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
     nodes |= roots.nodes
-    nodes |= Chain(cfg, roots).wire()  # of the run's own seed
+    nodes |= chain_class(cfg, roots).wire()  # of the run's own seed
     require_one_policy_a_seed(cfg, nodes)
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
     return nodes | {"report": shared.make_unnamed("report", cfg.report, **reported)}
@@ -115,12 +115,16 @@ def wire_imported_candidates(wiring: Wiring) -> Graph:
     return wiring.nodes
 
 
-def wire_folders(wiring: Wiring) -> Graph:
-    """Return the nodes of an examination that runs no model: the comparison of the folders, and its page."""
-    cfg = wiring.cfg
-    diff = wiring.add("diff", "diff", examined_folders(cfg))
-    block = replace(cfg.report, left_out=cfg.examine.left_out or "")
-    return wiring.nodes | {"report": wiring.make_unnamed("report", block, diff=diff)}
+def chain_classes(cfg: Config) -> tuple[type["Roots"], type["Chain"]]:
+    """Return the classes that wire a run: those of the extra whose word `align` is, or the core's. Raise UserError if the
+    extra is missing."""
+    for module in modules_of_extras("chain"):
+        if cfg.align == module.ALIGN:
+            return module.Roots, module.Chain
+    if cfg.align is Align.given:
+        problem = "no folder of stages/extras/ is there for a policy that was trained elsewhere"
+        raise UserError(f"align=given: {problem}. Type an objective: align=dpo.")
+    return Roots, Chain
 
 
 @dataclass
@@ -134,11 +138,7 @@ class Roots(Wiring):
         """Add the nodes, and return them."""
         cfg = self.cfg
         self.add_evaluation_data()
-        model = cfg.model
-        if cfg.align is Align.given:
-            model = replace(model, key="examine.before")
-            self.add("diff", "diff", examined_folders(cfg))
-        base = self.add("base", "base", model)
+        base = self.add("base", "base", self.base_model())
         block = cfg.data
         if cfg.selects_by_label:
             sources = [replace(source, answered_later=True) for source in block.sources]
@@ -147,6 +147,10 @@ class Roots(Wiring):
         if cfg.selects_demonstrations:
             self.select_demonstrations(base, data)
         return self
+
+    def base_model(self) -> Model:
+        """Return the block of the model that SFT starts from."""
+        return self.cfg.model
 
     def add_evaluation_data(self) -> None:
         """Add the data that only the evaluation reads."""
@@ -203,17 +207,9 @@ class Chain(Wiring):
         cfg = self.cfg
         if cfg.reward.source.path:
             self.reward = self.reward_model()
-        train = {
-            Align.dpo: self.dpo,
-            Align.kto: self.kto,
-            Align.given: self.given,
-        }
         if cfg.align is not Align.none:
             for align in cfg.objectives:
-                if align in DRAWING:
-                    self.train_on_draws(align, vars(cfg)[align])
-                else:
-                    train[align]()
+                self.train(align)
             for role, objective in cfg.controls.items():
                 if objective in DRAWING:
                     self.train_on_draws(role, cfg.control_of_draws(objective))
@@ -223,27 +219,33 @@ class Chain(Wiring):
                 self.control_pairs()
         models = self.models()
         rounds = [self.sft, *self.policies] if len(self.policies) > 1 else []
-        Evaluation(self, models, self.evaluation_sets(models), rounds).results()
-        if cfg.align is Align.given:
-            self.examine()
+        sets = self.evaluation_sets(models)
+        Evaluation(self, models, self.titles(models), sets, rounds).results()
         for module in modules_of_extras("graph"):
             module.add_nodes(self)
         return self.nodes
 
     def sft_model(self) -> Node:
-        """Return SFT of the base model on the selected demonstrations if there are any, else on the data. The
-        chat template of a policy that was trained elsewhere may serve both."""
-        inputs = {"base": self.base, "data": self.roots.get("select", self.data)}
-        if self.cfg.align is Align.given:
-            examine = self.cfg.examine
-            given = source_files.trained_elsewhere(str(examine.model), self.cfg.model.path)
-            inputs["given"] = self.make_unnamed("base", given)
+        """Return SFT of the base model on the selected demonstrations if there are any, else on the data."""
         block = self.cfg.sft
         if isinstance(block, SFT):
             selected = "select" in self.roots
             demonstrations = Demonstrations.selected if selected else Demonstrations.given
             block = replace(block, demonstrations=demonstrations)
-        return self.add("sft", "sft", block, **inputs)
+        return self.add("sft", "sft", block, **self.inputs_of_sft())
+
+    def inputs_of_sft(self) -> Graph:
+        """Return the inputs of SFT by role."""
+        return {"base": self.base, "data": self.roots.get("select", self.data)}
+
+    def train(self, align: Align) -> None:
+        """Train SFT's model by an objective."""
+        if align in DRAWING:
+            self.train_on_draws(align, vars(self.cfg)[align])
+        elif align is Align.kto:
+            self.kto()
+        else:
+            self.dpo()
 
     def reward_model(self) -> Node:
         """Return the reward model that learns from the preferences of `reward.source`."""
@@ -326,18 +328,6 @@ class Chain(Wiring):
             inputs = inputs | {"replayed": self.sft.inputs["data"]}
         self.add(name, block.block, block, policy=self.sft, data=self.data, **inputs)
 
-    def given(self) -> None:
-        """Add a policy that was trained elsewhere, under its own template, and the pairs that tell what it learnt. All
-        of them are held out, if no control is trained on them."""
-        pairs = self.cfg.pairs
-        if not self.cfg.control:
-            pairs = replace(pairs, validation_fraction=1.0)  # all are held out
-        self.pairs(self.labels(0, self.sft), pairs)
-        found = self.sft.inputs["given"]
-        self.nodes["found"] = found
-        # under its own template
-        self.add("given", "sft", self.cfg.sft, base=found, data=self.data, given=self.base)
-
     def control(self, role: str) -> None:
         """Train SFT's model on the chosen completions of each round's pairs, round by round."""
         control = self.sft
@@ -371,13 +361,15 @@ class Chain(Wiring):
             )
             return {Role.other: other, Role.policy: self.sft}
         models: Graph = {Role.base: self.base, Role.sft: self.sft}
-        if cfg.align is Align.given:
-            del models[Role.base]  # its weights are those of the model before
         models |= {role: self.nodes[role] for role in cfg.controls}
         if cfg.control_pairs:
             models[Role.control_pairs] = self.nodes["control_pairs"]
         models |= {arm: self.nodes[arm] for arm in cfg.arms}
         return models | {Role.policy: self.nodes[cfg.align]}
+
+    def titles(self, models: Graph) -> dict[str, str]:
+        """Return the models' titles for the report by role."""
+        return title_models(self.cfg, models)
 
     def evaluation_sets(self, models: Graph) -> Graph:
         """Return what the evaluation reads beside models and their answers: the data, sets of its own, the labels of
@@ -389,15 +381,6 @@ class Chain(Wiring):
         trained_labels = [n for n in trained_on.values() if n.stage in ("pairs", "unpaired")]
         further = [node for node in trained_labels if node not in sets.values()]
         return sets | {f"{node.stage}_{i}": node for i, node in enumerate(further, 1)}
-
-    def examine(self) -> None:
-        """Look for faults in a policy that was trained elsewhere."""
-        block = replace(self.cfg.examine, strict=False)
-        names = ["found", "sft", "given", "pairs", "eval"]
-        names += [name for name in OWN_ANSWERS if name in self.nodes]
-        inputs = {name: self.nodes[name] for name in names}
-        folders = self.roots["diff"]
-        self.add("examine", "examine", block, base=self.base, diff=folders, **inputs)
 
 
 def control_block(cfg: Config) -> SFT:
@@ -449,8 +432,7 @@ def demonstration_sampler(cfg: Config) -> Drawn:
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for, without controls, which are trained after the objective. Raise
     UserError if there are none."""
-    # the page shows what an examination found
-    stage = Target.report if cfg.stage == "examine" else cfg.stage
+    stage = STAGES[cfg.stage].shown_by or cfg.stage
     of_stage = [node for node in nodes.values() if stage_to_type(node) == stage]
     requested = list[Node]()
     for node in of_stage:
@@ -467,8 +449,8 @@ def way_to_stage(cfg: Config, stage: str) -> str:
     """Return the sentence that tells why a run does not have a stage, or which setting adds it."""
     if stage == Role.control:
         return "Set control=true."
-    if cfg.compares_folders_alone:
-        return "An examination of one model reads preferences for it. Set label.path=FILE."
+    if cfg.standalone:
+        return cfg.standalone.way_to_models
     if not cfg.learns_from_pairs and stage in PREFERENCE_STAGES:
         return f"align={cfg.align} leaves preferences out. Set align=dpo."
     return STAGES[stage].absent or f"{cfg.label.option} does not need this stage."

@@ -6,10 +6,11 @@ from importlib.util import find_spec
 
 from stages.config import limits, trainers
 from stages.config.blocks.objective import Training
-from stages.config.blocks.training import DPO, KTO, SFT
+from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Precision, Sharding
 from stages.config.commands import COMMANDS
 from stages.config.errors import Errors, UserError, check_all
+from stages.config.extras import modules_of_extras
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.config.stage_table import Target
@@ -37,7 +38,7 @@ def validate_config(cfg: Config) -> None:
         validate_labels,
         servers.validate_endpoints,
         run_inputs.validate_single_base,
-        run_inputs.validate_examined,
+        *(module.validate for module in modules_of_extras("constraints")),
         run_inputs.validate_rows_and_demonstrations,
         run_inputs.validate_objectives,
         run_inputs.validate_reward,
@@ -71,10 +72,7 @@ def validate_trainings(cfg: Config) -> None:
 
 def validate_reference(training_name: str, block: Training, reference_precision: Precision) -> None:
     """Raise UserError if the reference's stored log-probs would be too coarse for the first-step check."""
-    is_checked_at_first_step = isinstance(block, KTO) or (
-        isinstance(block, DPO) and not block.reference_free
-    )
-    if is_checked_at_first_step and (block.precision, reference_precision) == (
+    if block.checks_reference and (block.precision, reference_precision) == (
         Precision.fp32,
         Precision.bf16,
     ):

@@ -64,7 +64,7 @@ def require_adapter(model: Model) -> None:
     folder = user_path(model.adapter)
     key = f"{model.adapter_key}={model.adapter}"
     with begin_errors(key):
-        # an examination takes the base from examine.before, and looks for an adapter of another one itself
+        # only beside model.path a user can say that another base is meant
         if model.key == "model.path":
             require_own_base(model, str(read_config(folder).get("base_model_name_or_path") or ""))
         read_adapter(folder)

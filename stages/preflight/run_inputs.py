@@ -16,39 +16,6 @@ def validate_single_base(cfg: Config) -> None:
         )
 
 
-def validate_examined(cfg: Config) -> None:
-    """Raise UserError for a model to examine that is not named, or if something is trained beside it."""
-    if cfg.align is not Align.given:
-        if cfg.stage == "examine":
-            raise UserError(
-                f"stage=examine: this configuration trains align={cfg.align} itself. Take recipe=examine."
-            )
-        return
-    if cfg.examine.models and cfg.compares_folders_alone:
-        validate_folders_alone(cfg)
-        return
-    if not (cfg.examine.model and cfg.examine.before):
-        raise UserError(
-            "stage=examine needs the trained model and the one before its training: examine.model=FOLDER "
-            "examine.before=FOLDER."
-        )
-    starts_from_before = cfg.model.path == cfg.examine.before
-    if cfg.sft.train or not cfg.label.brings_pool or not starts_from_before:
-        raise UserError(
-            "align=given trains nothing and reads preferences. Take recipe=examine without sft, model and label."
-        )
-
-
-def validate_folders_alone(cfg: Config) -> None:
-    """Raise UserError for preferences beside several models: their answers are compared one model at a time."""
-    names = cfg.examine.models
-    if len(names) > 1 and vars(cfg.label).get("path"):
-        raise UserError(
-            f"examine.model={cfg.examine.model}: several models are compared by their files alone. Leave label.path out, or "
-            f"name one: examine.model={names[0]}"
-        )
-
-
 def validate_rows_and_demonstrations(cfg: Config) -> None:
     """Raise UserError if there are no rows, or SFT's demonstrations are not given or cannot be selected."""
     reads_data = cfg.sft.train or not cfg.candidates_bring_prompts

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from stages.config.blocks.labels import (
     PreferenceFile,
     RewardModel,
 )
-from stages.config.blocks.models import Folders, Model, TemplateFile
+from stages.config.blocks.models import Model, SeveralModels, TemplateFile
 from stages.config.blocks.sampling import CandidateFile, Drawn
 from stages.config.blocks.training import DPO, FirstModel
 from stages.config.command_record import Block
@@ -34,7 +33,7 @@ from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_hidden, is_pattern, signature
 from stages.store.manifest import COMMIT
 from stages.store.node import Node
-from stages.store.sealed_json import load_json, remove, require_keys
+from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 DATA = {
@@ -138,10 +137,6 @@ class Pins:
         self.pin_file(block.adapter, block.adapter_key, "folder")
         return self.pin_source(block, "model", block.key)
 
-    def pin_folders(self, block: Folders) -> Folders:
-        before = self.pin_model(block.before)
-        return replace(block, before=before, models=[*map(self.pin_model, block.models)])
-
     def pin_data(self, block: Data | OneSource) -> Any:
         sources = enumerate(block.audit.against or [])
         against = [
@@ -205,7 +200,7 @@ def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
     OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO: Pins.pin_own,
     Model: Pins.pin_model,
-    Folders: Pins.pin_folders,
+    SeveralModels: lambda pins, block: block.with_models(pins.pin_model),
     Data | OneSource: Pins.pin_data,
     FirstModel: Pins.pin_template,
     Block: Pins.pin_folders_of_extra,
@@ -253,19 +248,6 @@ def is_hub_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def trained_elsewhere(path: str, before: str | None) -> Model:
-    """Return the block of `examine.model`. An adapter is merged into the model that it names, if that is on this
-    machine, else into the model `before`."""
-    key = "examine.model"
-    place = locate(path, key)
-    if place is None or not (place / ADAPTER_CONFIG).is_file():
-        return Model(path, None, key=key)
-    below = load_json(place / ADAPTER_CONFIG, require_keys()).get("base_model_name_or_path")
-    if not isinstance(below, str) or not os.path.isdir(below):
-        below = before
-    return Model(below, None, adapter=path, key=key)
 
 
 def way_to_name(path: str, key: str) -> str:

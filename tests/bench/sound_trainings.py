@@ -17,10 +17,10 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from stages.config.blocks.models import RandomInit
-from stages.evaluation.examined.faults import examine
-from stages.evaluation.examined.finding import Examination
-from stages.evaluation.examined.sides import Examined
-from tests.evaluation.planted_models import Planted
+from stages.extras.examine.findings.faults import examine
+from stages.extras.examine.findings.finding import Examination
+from stages.extras.examine.findings.sides import Examined
+from tests.extras.examine.planted_models import Planted
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from tests.helpers import (
     settings_by_key,
 )
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in recipe_layers.built_in_recipes())
 OPTIONS = {
     str(folder.relative_to(ROOT / "conf")): sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in (ROOT / "conf").rglob("*/")

@@ -12,7 +12,7 @@ from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import Untrained
 from stages.config.errors import UserError
 from stages.config.extras import EXTRAS
-from tests.helpers import TINY, composed, inside, refuse_unread, refused, settings
+from tests.helpers import TINY, composed, inside, needing, refuse_unread, refused, settings
 
 FILE = "stages/tasks/toy_preferences.jsonl"
 # Keys that the class of an option does not have, with the options to choose instead.
@@ -132,7 +132,7 @@ def test_what_demonstrations_and_judged_prompts_read_is_taken(typed: str) -> Non
 INTERPOLATED = [
     ("pairs.validation_fraction=0.3", "align=kto"),
     ("pairs.unfinished=drop", "align=kto"),
-    ("examine.before=README.md", "model=before"),
+    needing("examine", "examine.before=README.md", "model=before"),
     ("dpo.beta=0.3", "align=kto kto.beta=${dpo.beta}"),
     ("pairs.min_score=0.3", "align=kto unpaired.threshold=${pairs.min_score}"),
     (

@@ -7,8 +7,8 @@ import re
 
 from stages.cli import help, settings
 from stages.cli.help import Row
+from stages.cli.recipe_layers import built_in_recipes
 from stages.config.installation import ROOT
-from stages.config.schema import RECIPES
 
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
 HEAD = """# Configuration
@@ -71,10 +71,10 @@ def groups() -> list[str]:
 
 def recipes() -> list[str]:
     rows = [("recipe", "what it is", "hardware")]
-    for path in sorted(RECIPES.glob("*.yaml")):
+    for path in sorted(built_in_recipes(), key=lambda path: path.stem):
         hardware = re.search(r"^#   hardware: *(.*)$", path.read_text(), flags=re.MULTILINE)
         mark = " (default)" if settings.default_options()["recipe"] == path.stem else ""
-        name = f"[`recipe={path.stem}`](../../recipes/{path.name}){mark}"
+        name = f"[`recipe={path.stem}`](../../{path.relative_to(ROOT)}){mark}"
         rows.append((name, settings.first_comment(path), hardware[1] if hardware else ""))
     return table(*rows)
 

@@ -7,8 +7,8 @@ from contextlib import chdir
 
 from omegaconf import DictConfig
 
+from stages.cli.recipe_layers import built_in_recipes
 from stages.config.installation import ROOT
-from stages.config.schema import RECIPES
 from tests.docs.test_pages import RUNS, one_of_each
 from tests.goldens import users
 from tests.goldens.names import refused_key
@@ -21,7 +21,7 @@ REFUSED = "refused"
 
 def recipe_commands() -> list[str]:
     """Return the lines of all recipes: ours by name, the examples by path, and those of users."""
-    names = [f"recipe={path.stem}" for path in sorted(RECIPES.glob("*.yaml"))]
+    names = [f"recipe={name}" for name in sorted(path.stem for path in built_in_recipes())]
     examples = [f"recipe={path}" for path in users.EXAMPLES]
     return [*names, *examples, *users.LINES]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from stages.cli.recipe_layers import built_in_recipes
 from stages.config.installation import ROOT
-from stages.config.schema import RECIPES
 from stages.store.store import Store
 from tests.goldens import runs, users
 from tests.goldens.records import Commands
@@ -23,7 +23,7 @@ STAGES = ("source", "data", "label", "pairs")
 
 def commands() -> list[str]:
     """Return a line for the data of every recipe, and two for every data file."""
-    names = [*(path.stem for path in sorted(RECIPES.glob("*"))), *users.EXAMPLES]
+    names = [*sorted(path.stem for path in built_in_recipes()), *users.EXAMPLES]
     recipes = [f"recipe={name} tracker=none stage=data" for name in names]
     return recipes + [form.format(file=file) for file in data_files() for form in (READ, PAIRED)]
 

@@ -12,24 +12,26 @@ from omegaconf import OmegaConf
 from stages.cli import main
 from stages.cli.recipe_layers import (
     BLOCKS_OF_GROUPS,
+    built_in_recipes,
     group_options,
     load_recipe_file,
     load_recipes,
+    recipe_files,
 )
 from stages.cli.resolve import lower_to_maxima
 from stages.cli.typed_line import read_values
 from stages.config.choices import Align, Split
 from stages.config.commands import COMMANDS
 from stages.config.errors import UserError
-from stages.config.schema import RECIPES, Config
-from stages.config.stage_table import Target
+from stages.config.schema import Config
+from stages.config.stage_table import STAGES, Target
 from stages.pipeline.graph import wire_graph
 from stages.preflight import constraints, machine_needs
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
 from tests.helpers import as_typed, common, composed, settings, settings_by_key
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in built_in_recipes())
 # they run on files of the user's alone: test_own_prompts.py, test_examine.py
 OF_OWN_FILES = ("from_prompts", "own_reward", "rejection_sampling", "examine")
 
@@ -42,9 +44,7 @@ def overrides(name: str) -> list[str]:
 
 def head(name: str) -> str:
     return "".join(
-        line
-        for line in (RECIPES / f"{name}.yaml").read_text().splitlines(True)
-        if line.startswith("#")
+        line for line in recipe_files()[name].read_text().splitlines(True) if line.startswith("#")
     )
 
 
@@ -57,7 +57,7 @@ def test_its_own_command_composes_for_every_stage(
     for module in (constraints, machine_needs):
         monkeypatch.setattr(module, "find_spec", lambda package: package)
     cfg = settings(*overrides(name))
-    others = {Target.examine} if name != Target.examine else set()
+    others = {stage.name for stage in STAGES.values() if stage.recipe not in ("", name)}
     for stage in [stage for stage in (*Target, *COMMANDS) if stage not in others]:
         constraints.validate_config(replace(cfg, stage=stage))
     for source in cfg.data.sources if name not in OF_OWN_FILES else ():
@@ -68,7 +68,7 @@ def test_its_own_command_composes_for_every_stage(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_recipe_replaces_no_group_of_its_base(name: str) -> None:
     """So Hydra itself would merge it: as an experiment on another one."""
-    recipe = load_recipe_file(RECIPES / f"{name}.yaml")
+    recipe = load_recipe_file(recipe_files()[name])
     bases = [entry for entry in recipe.get("defaults") or [] if isinstance(entry, str)]
     for base in load_recipes(*bases).values() if bases else ():
         for group in group_options(recipe):

@@ -14,7 +14,7 @@ from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.models.adapter_folder import ADAPTER_WEIGHTS
 from stages.preflight.model_files import require_adapter
-from stages.store.source_files import ADAPTER_CONFIG, trained_elsewhere
+from stages.store.source_files import ADAPTER_CONFIG
 from tests.helpers import TINY, refused
 
 NODE = "base/0123456789ab/model"
@@ -80,12 +80,6 @@ def test_another_model_is_refused_by_both_names_unless_it_is_typed(
     require_adapter(Model(path, None, adapter=str(folder), adapter_base=named))
     with pytest.raises(UserError, match="adapter_base"):
         require_adapter(Model(path, None, adapter=str(folder), adapter_base=f"{named}2"))
-
-
-@pytest.mark.parametrize("named", [3, ["base"], "x" * 5000, "a\0b", None])
-def test_an_examination_takes_no_odd_name_for_a_folder(named: Any, tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "adapter", named)
-    assert trained_elsewhere(str(folder), "before").path == "before"
 
 
 def test_an_adapter_of_a_store_names_the_place_of_its_base(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Blocks of a model: the origin of its weights and of its chat template. Also the block of a user's own code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from omegaconf import MISSING
 
@@ -73,14 +74,12 @@ class Model:
         return "model.adapter" if self.key == "model.path" else self.key
 
 
-@dataclass
-class Folders:
-    """The folders of models that are compared key by key: of the model that a training started from, and of those that
-    it made."""
+class SeveralModels:
+    """A block of an extra that names several models. Each has a revision and digests as the block of one model has."""
 
-    before: Model
-    models: list[Model]
-    titles: list[str]  # of all, in this order
+    def with_models(self, pinned: Callable[[Model], Model]) -> Self:
+        """Return the block with all of its models pinned."""
+        raise NotImplementedError
 
 
 @dataclass

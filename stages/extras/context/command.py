@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.commands.documents import render
 from stages.commands.result import Result
-from stages.config.exit_codes import MEANINGS
+from stages.config.exit_codes import meanings
 from stages.config.installation import program, read_beside
 from stages.config.schema import DOCS, RunConfig
 from stages.config.stage_table import Target
@@ -85,7 +85,7 @@ def run(*_: object) -> ContextResult:
         files=table_rows(reference_table(*FORMATS)),
         results=TEXTS["results"],
         terms=GLOSSARY,
-        exit_codes=[DescribedCode(code, other, gate) for code, (other, gate) in MEANINGS.items()],
+        exit_codes=[DescribedCode(code, other, gate) for code, (other, gate) in meanings().items()],
         stages=table_rows(reference_table(*STAGES)),
         settings=blocks,
     )

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.models import Folders, Model
-from stages.evaluation.folders.comparison import folder_differences
-from stages.evaluation.folders.difference import Level, Row, table_rows
-from stages.evaluation.folders.model_folder import ModelFolder
+from stages.config.blocks.models import Model
+from stages.extras.examine import Folders
+from stages.extras.examine.folders.comparison import folder_differences
+from stages.extras.examine.folders.difference import Level, Row, table_rows
+from stages.extras.examine.folders.model_folder import ModelFolder
 from stages.models.hub import download_model
 from stages.store import safe_files
 from stages.store.plugins import user_path

@@ -11,15 +11,15 @@ from typing import Any
 
 from stages.config.installation import program
 from stages.config.override_text import overrides
-from stages.config.schema import Examine
-from stages.evaluation.examined import training_files
-from stages.evaluation.examined.answer_readings import Model, Reader, readings_of
-from stages.evaluation.examined.behaviour import figures_of
-from stages.evaluation.examined.faults import examine
-from stages.evaluation.examined.sides import Examined, Side
-from stages.evaluation.examined.weights import update_figures
-from stages.evaluation.folders.difference import Level, Row
 from stages.evaluation.results import read_results
+from stages.extras.examine import Examine
+from stages.extras.examine.findings import training_files
+from stages.extras.examine.findings.answer_readings import Model, Reader, readings_of
+from stages.extras.examine.findings.behaviour import figures_of
+from stages.extras.examine.findings.faults import examine
+from stages.extras.examine.findings.sides import Examined, Side
+from stages.extras.examine.findings.weights import update_figures
+from stages.extras.examine.folders.difference import Level, Row
 from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of

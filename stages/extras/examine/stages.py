@@ -8,6 +8,7 @@ STAGES = (
         3,
         "its folder beside the start's, key by key",
         absent="Set recipe=examine.",
+        settings=("examine",),
         section="folders",
     ),
     Stage(
@@ -16,5 +17,7 @@ STAGES = (
         "what is wrong with another tool's model?",
         absent="Set recipe=examine.",
         settings=("examine",),
+        recipe="examine",
+        shown_by="report",
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.exit_codes import MEANINGS, ExitCode, GateCode
+from stages.config.exit_codes import ExitCode, GateCode, meanings
 from stages.config.installation import ROOT, arguments_of
 from stages.extras.context import command
 from stages.preflight import constraints
@@ -39,11 +39,11 @@ def test_its_commands_are_few_and_those_without_json_have_none() -> None:
 
 
 def test_it_names_all_codes_and_formats() -> None:
-    assert MEANINGS.keys() == {*ExitCode} | {*GateCode}
-    assert {each.code: (each.meaning, each.gate) for each in PAGE.exit_codes} == MEANINGS
+    assert meanings().keys() == {*ExitCode} | {*GateCode}
+    assert {each.code: (each.meaning, each.gate) for each in PAGE.exit_codes} == meanings()
     reference = (ROOT / "docs" / "reference" / "stages-and-files.md").read_text()
-    for code, meanings in MEANINGS.items():
-        row = f"| {code} | {' | '.join(meanings)} |"
+    for code, by_command in meanings().items():
+        row = f"| {code} | {' | '.join(by_command)} |"
         assert row in reference and row in PAGE.page
     assert all(f"| `{name}` |" in PAGE.page for name in ("chosen_rejected", "compared", "scored"))
 

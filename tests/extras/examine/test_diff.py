@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.browser import page_faults
-from tests.evaluation.tiny_folders import Tensors, adapter, trained, write_keys, write_start
+from tests.extras.examine.tiny_folders import Tensors, adapter, trained, write_keys, write_start
 from tests.helpers import inside, refused
 
 TOY = "package:stages/tasks/toy_preferences.jsonl"

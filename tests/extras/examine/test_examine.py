@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.store.manifest import manifest_of
-from tests.evaluation.planted_models import HELD_OUT as HELD_OUT_REQUESTS
-from tests.evaluation.planted_models import Planted
+from tests.extras.examine.planted_models import HELD_OUT as HELD_OUT_REQUESTS
+from tests.extras.examine.planted_models import Planted
 from tests.extras.examine.trained_elsewhere import (
     FAULTY,
     HELD_OUT,

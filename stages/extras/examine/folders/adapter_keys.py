@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.adapter_layers import layer_update
-from stages.evaluation.folders.difference import NONE, Difference, Level, value_text
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.tensor_keys import (
+from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.extras.examine.folders.adapter_layers import layer_update
+from stages.extras.examine.folders.difference import NONE, Difference, Level, value_text
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.model_folder import ModelFolder
+from stages.extras.examine.folders.tensor_keys import (
     RANKED,
     directions_difference,
     examples,
     not_finite_differences,
     percent,
 )
-from stages.evaluation.folders.tensor_statistics import count_directions, tensor_figures
-from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.extras.examine.folders.tensor_statistics import count_directions, tensor_figures
 from stages.models.adapter_folder import Adapter, ends_with_any, read_adapter
 from stages.models.adapter_product import MAGNITUDE, PREFIX
 from stages.models.safe_folder import read_json

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from stages.config.errors import UserError
-from stages.evaluation.examined import behaviour, folder_keys, forms, weights
-from stages.evaluation.examined.finding import (
+from stages.extras.examine.findings import behaviour, folder_keys, forms, weights
+from stages.extras.examine.findings.finding import (
     TEXTS,
     CheckRecord,
     Examination,
@@ -12,7 +12,7 @@ from stages.evaluation.examined.finding import (
     NotEnough,
     State,
 )
-from stages.evaluation.examined.sides import Examined
+from stages.extras.examine.findings.sides import Examined
 
 Check = Callable[[Examined], list[Finding]]
 CHECKS: dict[str, Check] = {

@@ -7,12 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.config_keys import CONFIG, GENERATION
-from stages.evaluation.folders.difference import NOT_SET, Difference, Level, value_text
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.model_folder import TOKENIZER, ModelFolder
-from stages.evaluation.folders.tensor_names import is_embedding
 from stages.evaluation.stored_tensors import StoredTensors
+from stages.extras.examine.folders.config_keys import CONFIG, GENERATION
+from stages.extras.examine.folders.difference import NOT_SET, Difference, Level, value_text
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.model_folder import TOKENIZER, ModelFolder
+from stages.extras.examine.folders.tensor_names import is_embedding
 from stages.models.contract import served_stops
 from stages.models.loading import count_embedding_rows, tokens_without_row
 from stages.models.rendering import GOLDEN, end_after, render

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stages.evaluation.folders.difference import Difference, Level, flatten, value_text
-from stages.evaluation.folders.key_effects import (
+from stages.extras.examine.folders.difference import Difference, Level, flatten, value_text
+from stages.extras.examine.folders.key_effects import (
     EFFECTS,
     OF_THE_FILE,
     WITHOUT_EFFECT,
     row_difference,
 )
-from stages.evaluation.folders.model_folder import ModelFolder
+from stages.extras.examine.folders.model_folder import ModelFolder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 UNKNOWN_EFFECT = "the model's class reads it: answers may change"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stages.evaluation.folders.difference import NONE, Difference, Level
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.tensor_names import is_embedding, is_head
-from stages.evaluation.folders.tensor_statistics import TensorFigures, is_comparable
 from stages.evaluation.stored_tensors import StoredTensors
+from stages.extras.examine.folders.difference import NONE, Difference, Level
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.model_folder import ModelFolder
+from stages.extras.examine.folders.tensor_names import is_embedding, is_head
+from stages.extras.examine.folders.tensor_statistics import TensorFigures, is_comparable
 
 NEAR_MEAN = 0.1  # of the usual distance of a row from the mean row, as rows have that were added and not trained
 SHOWN_TOKENS = 3

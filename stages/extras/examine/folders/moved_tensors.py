@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stages.evaluation.folders.difference import NONE, Difference, Level
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.tensor_statistics import TensorFigures
 from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.extras.examine.folders.difference import NONE, Difference, Level
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.tensor_statistics import TensorFigures
 
 SAME_DIRECTION = 0.9  # a cosine that two matrices have by no chance
 NAMED = 4  # turned matrices that are looked for elsewhere in the start

@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config.installation import program
 from stages.evaluation import claims
-from stages.evaluation.examined.answer_readings import Readings
-from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding
-from stages.evaluation.folders.difference import NONE, Row
 from stages.evaluation.intervals import Interval
 from stages.evaluation.results import Results
+from stages.extras.examine.findings.answer_readings import Readings
+from stages.extras.examine.findings.finding import OF_FILES, TEXTS, Finding
+from stages.extras.examine.folders.difference import NONE, Row
 from stages.models.contract import Contract, load_contract, served_stops
 from stages.models.loading import count_embedding_rows, load_tokenizer
 from stages.models.rendering import GOLDEN

@@ -6,18 +6,19 @@ from pathlib import Path
 from statistics import fmean, median_low
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.config_fit import fit_differences
-from stages.evaluation.folders.difference import NONE, Difference, Level
-from stages.evaluation.folders.embedding_rows import lost_rows, new_row_differences
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.moved_tensors import (
+from stages.evaluation.stored_tensors import StoredTensors
+from stages.extras.examine.folders.config_fit import fit_differences
+from stages.extras.examine.folders.difference import NONE, Difference, Level
+from stages.extras.examine.folders.embedding_rows import lost_rows, new_row_differences
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.model_folder import ModelFolder
+from stages.extras.examine.folders.moved_tensors import (
     constant_differences,
     moved_differences,
     scaled_differences,
 )
-from stages.evaluation.folders.tensor_names import LAYER, is_embedding, is_head, kind_of
-from stages.evaluation.folders.tensor_statistics import (
+from stages.extras.examine.folders.tensor_names import LAYER, is_embedding, is_head, kind_of
+from stages.extras.examine.folders.tensor_statistics import (
     SHOWN_ROWS,
     TensorFigures,
     changed_matrix,
@@ -26,7 +27,6 @@ from stages.evaluation.folders.tensor_statistics import (
     rankable_names,
     tensor_figures,
 )
-from stages.evaluation.stored_tensors import StoredTensors
 from stages.models.rounding import INDEX
 from stages.models.safe_folder import read_json
 

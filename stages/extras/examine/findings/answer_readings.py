@@ -11,7 +11,7 @@ from statistics import fmean
 import torch
 
 from stages.config.choices import Forward, Precision
-from stages.evaluation.examined.answer_forms import (
+from stages.extras.examine.findings.answer_forms import (
     MOST_ANSWER_TOKENS,
     NEAR_OWN,
     Row,

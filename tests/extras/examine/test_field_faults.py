@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from stages.evaluation.folders.comparison import folder_differences
-from stages.evaluation.folders.difference import Difference, Level
-from stages.evaluation.folders.embedding_rows import untrained_rows
-from stages.evaluation.folders.model_folder import ModelFolder
-from tests.evaluation.tiny_folders import (
+from stages.extras.examine.folders.comparison import folder_differences
+from stages.extras.examine.folders.difference import Difference, Level
+from stages.extras.examine.folders.embedding_rows import untrained_rows
+from stages.extras.examine.folders.model_folder import ModelFolder
+from tests.extras.examine.tiny_folders import (
     Tensors,
     adapter,
     train_a_little,

@@ -19,10 +19,6 @@ from safetensors.torch import load_file, save_file
 from stages.base import build_random_model
 from stages.config.blocks.models import Auto, RandomInit
 from stages.config.choices import Precision
-from stages.evaluation.examined.answer_readings import Model, Reader, readings_of
-from stages.evaluation.examined.faults import examine
-from stages.evaluation.examined.finding import Examination
-from stages.evaluation.examined.sides import Examined, Side
 from stages.evaluation.pair_groups import (
     groups_of_column,
     mark_reversed,
@@ -30,6 +26,10 @@ from stages.evaluation.pair_groups import (
     share_in_order,
 )
 from stages.evaluation.results import Learnt, PairGroups
+from stages.extras.examine.findings.answer_readings import Model, Reader, readings_of
+from stages.extras.examine.findings.faults import examine
+from stages.extras.examine.findings.finding import Examination
+from stages.extras.examine.findings.sides import Examined, Side
 from stages.models.chat_templates import TEMPLATES, establish_contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.records import Pair, PairLogProbs

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from stages.evaluation.folders.adapter_layers import layer_update
 from stages.evaluation.stored_tensors import StoredTensors, spread
+from stages.extras.examine.folders.adapter_layers import layer_update
 from stages.models.adapter_folder import ADAPTER_WEIGHTS, read_adapter
 
 COMPARED = 24  # layers of an adapter, at most

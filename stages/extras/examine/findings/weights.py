@@ -7,12 +7,12 @@ from statistics import median
 
 import torch
 
-from stages.evaluation.examined.adapter_change import LayerChange, layer_changes
-from stages.evaluation.examined.finding import OF_FILES, Finding, NotEnough
-from stages.evaluation.examined.sides import Examined
-from stages.evaluation.folders.embedding_rows import NEAR_MEAN
-from stages.evaluation.folders.tensor_names import LAYER
 from stages.evaluation.stored_tensors import StoredTensors, as_numbers, spread
+from stages.extras.examine.findings.adapter_change import LayerChange, layer_changes
+from stages.extras.examine.findings.finding import OF_FILES, Finding, NotEnough
+from stages.extras.examine.findings.sides import Examined
+from stages.extras.examine.folders.embedding_rows import NEAR_MEAN
+from stages.extras.examine.folders.tensor_names import LAYER
 from stages.models.loading import locate_output_embedding
 
 COMPARED = 12  # matrices of a model whose directions are compared

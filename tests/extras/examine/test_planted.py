@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from stages.config.choices import Precision
-from stages.evaluation.examined.answer_forms import SPACED, Row
-from stages.evaluation.examined.answer_readings import Model, Reader, Readings, readings_of
-from stages.evaluation.examined.finding import Examination
-from tests.evaluation.planted_models import (
+from stages.extras.examine.findings.answer_forms import SPACED, Row
+from stages.extras.examine.findings.answer_readings import Model, Reader, Readings, readings_of
+from stages.extras.examine.findings.finding import Examination
+from tests.extras.examine.planted_models import (
     END,
     HELD_OUT,
     Planted,
@@ -184,7 +184,7 @@ def test_no_text_is_read_twice_and_of_many_forms_only_a_few_are_read_closely(
 def test_the_answers_that_are_read_do_not_depend_on_the_order_of_the_pairs(
     planted: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.evaluation.examined.answer_readings.MOST_ANSWERS", 20)
+    monkeypatch.setattr("stages.extras.examine.findings.answer_readings.MOST_ANSWERS", 20)
     side = planted.side(planted.start, planted.start)
     model = Model(
         side.published, side.contract, lambda folder: Reader("cpu", Precision.fp32, "", folder)

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 
 from stages.config.errors import UserError
-from stages.evaluation.folders.adapter_keys import adapter_differences
-from stages.evaluation.folders.config_keys import config_differences, generation_differences
-from stages.evaluation.folders.difference import Difference, Level, value_text
-from stages.evaluation.folders.key_effects import EFFECTS, row_difference
-from stages.evaluation.folders.model_folder import ModelFolder
-from stages.evaluation.folders.tensor_keys import weight_differences
-from stages.evaluation.folders.tokenizer_keys import tokenizer_differences
+from stages.extras.examine.folders.adapter_keys import adapter_differences
+from stages.extras.examine.folders.config_keys import config_differences, generation_differences
+from stages.extras.examine.folders.difference import Difference, Level, value_text
+from stages.extras.examine.folders.key_effects import EFFECTS, row_difference
+from stages.extras.examine.folders.model_folder import ModelFolder
+from stages.extras.examine.folders.tensor_keys import weight_differences
+from stages.extras.examine.folders.tokenizer_keys import tokenizer_differences
 
 Find = Callable[[ModelFolder, ModelFolder], Iterable[Difference]]
 

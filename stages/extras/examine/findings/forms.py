@@ -1,8 +1,8 @@
 """Faults of template, tokenizer and stops: what was trained is not what a server will send."""
 
 from stages.config.errors import UserError
-from stages.evaluation.examined.finding import Finding, NotEnough
-from stages.evaluation.examined.sides import Examined, Side
+from stages.extras.examine.findings.finding import Finding, NotEnough
+from stages.extras.examine.findings.sides import Examined, Side
 from stages.models.contract import Contract, load_or_derive_contract
 from stages.models.rendering import ContractError
 from stages.store.records import Message

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from stages.evaluation.examined.finding import OF_FILES, TEXTS, Finding, NotEnough
-from stages.evaluation.examined.sides import Examined
-from stages.evaluation.folders.difference import Level
+from stages.extras.examine.findings.finding import OF_FILES, TEXTS, Finding, NotEnough
+from stages.extras.examine.findings.sides import Examined
+from stages.extras.examine.folders.difference import Level
 
 
 def folder_keys(examined: Examined) -> list[Finding]:

@@ -17,12 +17,6 @@ from safetensors.torch import load_file, save_file
 from stages.base import build_random_model
 from stages.config.blocks.models import Auto, RandomInit
 from stages.evaluation.claims import Claim, Word
-from stages.evaluation.examined import behaviour, forms, training_files, weights
-from stages.evaluation.examined.answer_readings import Answers, Comparison, LeftToEnd, Readings
-from stages.evaluation.examined.faults import CHECKS, examine
-from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough, State, Verdict
-from stages.evaluation.examined.sides import Examined, Side
-from stages.evaluation.folders.difference import Level, Row
 from stages.evaluation.pair_groups import (
     LENGTH_COLUMNS,
     LONGER,
@@ -32,6 +26,12 @@ from stages.evaluation.pair_groups import (
 )
 from stages.evaluation.results import Divergence, PairGroup, PairGroups
 from stages.evaluation.stored_tensors import spread
+from stages.extras.examine.findings import behaviour, forms, training_files, weights
+from stages.extras.examine.findings.answer_readings import Answers, Comparison, LeftToEnd, Readings
+from stages.extras.examine.findings.faults import CHECKS, examine
+from stages.extras.examine.findings.finding import TEXTS, Finding, NotEnough, State, Verdict
+from stages.extras.examine.findings.sides import Examined, Side
+from stages.extras.examine.folders.difference import Level, Row
 from stages.models.chat_templates import establish_contract
 from stages.models.loading import load_model
 from tests.evaluation.made_results import intervals, learnt, results

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.config.installation import read_beside
-from stages.evaluation.folders.difference import Difference, Level
+from stages.extras.examine.folders.difference import Difference, Level
 
 EFFECTS: dict[str, Any] = read_beside(__file__)
 OF_THE_FILE: list[str] = EFFECTS["config_of_the_file"].split()

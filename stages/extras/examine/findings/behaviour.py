@@ -13,8 +13,11 @@ from stages.evaluation import claims
 from stages.evaluation.claims import HALF, LEAST_MOVED, SURE
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.estimate import Means, difference, share
-from stages.evaluation.examined import weights
-from stages.evaluation.examined.answer_readings import (
+from stages.evaluation.intervals import Interval
+from stages.evaluation.pair_groups import LENGTH_COLUMNS, LONGER
+from stages.evaluation.results import Learnt, PairGroup
+from stages.extras.examine.findings import weights
+from stages.extras.examine.findings.answer_readings import (
     FELL,
     LIKELIER,
     SCREENED,
@@ -23,11 +26,8 @@ from stages.evaluation.examined.answer_readings import (
     LeftToEnd,
     Readings,
 )
-from stages.evaluation.examined.finding import TEXTS, Finding, NotEnough
-from stages.evaluation.examined.sides import Examined
-from stages.evaluation.intervals import Interval
-from stages.evaluation.pair_groups import LENGTH_COLUMNS, LONGER
-from stages.evaluation.results import Learnt, PairGroup
+from stages.extras.examine.findings.finding import TEXTS, Finding, NotEnough
+from stages.extras.examine.findings.sides import Examined
 from stages.store.numbers import signed
 
 OFTEN = 0.3  # a probability of the end of turn after a whole answer, as of a model that was taught to end

@@ -3,10 +3,10 @@
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.evaluation.folders.difference import Difference, Level, value_text
-from stages.evaluation.folders.key_effects import row_difference
-from stages.evaluation.folders.model_folder import ModelFolder
 from stages.evaluation.stored_tensors import StoredTensors
+from stages.extras.examine.folders.difference import Difference, Level, value_text
+from stages.extras.examine.folders.key_effects import row_difference
+from stages.extras.examine.folders.model_folder import ModelFolder
 
 FITS = "they fit"
 

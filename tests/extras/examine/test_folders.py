@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.evaluation.examined.sides import Side
-from stages.evaluation.folders import tensor_keys
-from stages.evaluation.folders.adapter_keys import base_differences
-from stages.evaluation.folders.comparison import folder_differences
-from stages.evaluation.folders.difference import LEVELS, Difference, Level, table_rows
-from stages.evaluation.folders.model_folder import ModelFolder
+from stages.extras.examine.findings.sides import Side
+from stages.extras.examine.folders import tensor_keys
+from stages.extras.examine.folders.adapter_keys import base_differences
+from stages.extras.examine.folders.comparison import folder_differences
+from stages.extras.examine.folders.difference import LEVELS, Difference, Level, table_rows
+from stages.extras.examine.folders.model_folder import ModelFolder
 from stages.pages import glossary
-from tests.evaluation.tiny_folders import (
+from tests.extras.examine.tiny_folders import (
     Tensors,
     adapter,
     train_a_little,
