@@ -124,7 +124,8 @@ def run(composed: DictConfig) -> float | None:
                 json_output.deliver(result)
         elif nodes:
             wired = WiredRun(cfg, store, nodes, line, recipe, interpolated)
-            return build_or_stand_alone(wired)
+            with falling_back(wired):
+                return build_and_measure(wired)
         else:
             return write_report_again(cfg, store, line)
     return None
@@ -229,12 +230,12 @@ def build_and_measure(wired: WiredRun) -> float | None:
     return sweep.sweep_metric(cfg, nodes, store)
 
 
-def build_or_stand_alone(wired: WiredRun) -> float | None:
-    """Build a run. If its models fail, and an extra has nodes that stand alone, build these before the error ends the
-    command."""
+@contextmanager
+def falling_back(wired: WiredRun) -> Iterator[None]:
+    """Build nodes of an extra that stand alone, if it has any, before an error of the models' nodes ends the command."""
     cfg = wired.cfg
     try:
-        metric = build_and_measure(wired)
+        yield
     except (LimitReached, NotSent):
         raise
     except Exception as error:
@@ -246,7 +247,6 @@ def build_or_stand_alone(wired: WiredRun) -> float | None:
         raise
     if cfg.left_out is not None:
         raise UserError(cfg.left_out)
-    return metric
 
 
 def next_command(cfg: Config, line: JobLine, interpolated: dict[str, list[str]]) -> str | None:

@@ -45,7 +45,7 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
     if policy["stage"] in DRAWING:
         return f"{title} trains {before} further on its own answers ({rollouts(policy)}). {before} is {start}."
-    if policy["stage"] == "kto":
+    if "unpaired" in policy["inputs"]:
         labeler = nodes["label"]["settings"]["labeler"]
         labelled = f"{policy['metrics']['completions']:,} answers, labelled one by one by {labeler}"
         return f"{title}, Kahneman-Tversky optimisation, trains {before} further on {labelled}. {before} is {start}."
@@ -83,18 +83,17 @@ def settings(
         values["candidates"] = nodes["pool"]["metrics"]["summary"]
     if by_pairs := next((title for title, m in aligned.items() if "pairs" in m["inputs"]), None):
         values["pairs"] = f"{pairs(nodes['pairs'], nodes['label'])}; {keys(nodes['pairs'])}"
-    if "kto" in nodes:
-        values["labels"] = nodes["unpaired_kto" if "unpaired_kto" in nodes else "unpaired"][
-            "metrics"
-        ]["summary"]
+    by_labels = next((title for title, m in aligned.items() if "unpaired" in m["inputs"]), None)
+    if by_labels:
+        learner = aligned[by_labels]
+        values["labels"] = input_of(learner, "unpaired", nodes)["metrics"]["summary"]
     values |= {title: keys(m) for title, m in aligned.items()}
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
         values["rounds"] = (
             f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
         )
-        values["rounds"] += "; KTO learns from the first round's candidates alone" * (
-            "kto" in nodes
-        )
+        if by_labels:
+            values["rounds"] += f"; {by_labels} learns from the first round's candidates alone"
     for role in titles:
         if role.startswith("control") and nodes[role]["stage"] == "sft":
             values[CONTROL if role == "control" else titles[role]] = keys(nodes[role])
@@ -103,6 +102,12 @@ def settings(
     if seeds:
         values["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
     return values
+
+
+def input_of(node: Manifest, role: str, nodes: dict[str, Manifest]) -> Manifest:
+    """Return the manifest of an input of a node, which is among these nodes."""
+    fingerprint = node["inputs"][role]["fingerprint"]
+    return next(each for each in nodes.values() if each["fingerprint"] == fingerprint)
 
 
 def keys(manifest: Manifest) -> str:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from stages.config import limits, trainers
 from stages.config.blocks.objective import Training
-from stages.config.blocks.training import DPO, KTO, SFT
+from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, Precision, Sharding
 from stages.config.commands import COMMANDS
 from stages.config.errors import Errors, UserError, check_all
@@ -72,10 +72,7 @@ def validate_trainings(cfg: Config) -> None:
 
 def validate_reference(training_name: str, block: Training, reference_precision: Precision) -> None:
     """Raise UserError if the reference's stored log-probs would be too coarse for the first-step check."""
-    is_checked_at_first_step = isinstance(block, KTO) or (
-        isinstance(block, DPO) and not block.reference_free
-    )
-    if is_checked_at_first_step and (block.precision, reference_precision) == (
+    if block.checks_reference and (block.precision, reference_precision) == (
         Precision.fp32,
         Precision.bf16,
     ):

@@ -221,5 +221,6 @@ class Eval:
 
     @property
     def read_by_eval(self) -> Self:
-        """The part that `eval` reads: other nodes read these texts, and hold the settings of the labeler."""
-        return replace(self, retention=[], judged=self.judged.read_by_eval)
+        """The part that `eval` reads: other nodes read these texts, and hold the settings of suites and labeler."""
+        suites = type(self.suites)()
+        return replace(self, retention=[], suites=suites, judged=self.judged.read_by_eval)

@@ -112,6 +112,11 @@ class Training:
         """Raise UserError for keys that do not fit together."""
 
     @property
+    def checks_reference(self) -> bool:
+        """True if the first step checks stored log-probs of a reference."""
+        return False
+
+    @property
     def block(self) -> str:
         """The block of the configuration that holds these keys."""
         return self.objective.name

@@ -123,6 +123,10 @@ class DPO(PairLoss):
         return self.loss_type == [choices.SIMPO]
 
     @property
+    def checks_reference(self) -> bool:
+        return not self.reference_free
+
+    @property
     def has_trl_loss(self) -> bool:
         return not self.own and not self.reference_free
 
@@ -158,6 +162,10 @@ class KTO(Training):
     desirable_weight: float | None = MISSING
     undesirable_weight: float | None = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+    @property
+    def checks_reference(self) -> bool:
+        return True
 
     def check(self) -> None:
         if (self.desirable_weight, self.undesirable_weight) == (0, 0):

@@ -15,7 +15,7 @@ from typing import Any
 from stages.config.choices import Forward
 from stages.extras.benchmarks import Benchmark
 from stages.extras.benchmarks.engine import run_engine
-from stages.extras.benchmarks.results import Response, SampleScore, mean_metrics, score_samples
+from stages.extras.benchmarks.responses import Response, SampleScore, mean_metrics, score_samples
 from stages.models.contract import Continuation, Contract, load_or_derive_contract
 from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
 from stages.models.rendering import ContractError

@@ -19,10 +19,11 @@ from stages.commands import finished_run
 from stages.commands.documents import evaluation_section, render
 from stages.commands.finished_run import config_of, damaged_if_odd, require_nodes
 from stages.config.blocks.models import Model
-from stages.config.choices import ExportFormat, GGUFType, Role
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.choices import ExportFormat, GGUFType, Reads, Role
 from stages.config.errors import UserError, visible
 from stages.config.schema import Config
-from stages.config.stage_table import Target
+from stages.config.stage_table import DRAWING, POLICY_STAGES, Target
 from stages.evaluation.results import read_results
 from stages.extras.export import Export
 from stages.hardware import process
@@ -72,10 +73,11 @@ UNPAIRED_COLUMNS = [
     "finish_reason",
     "split",
 ]
-TRAINERS = {
-    "preferences": "TRL's DPOTrainer and RewardTrainer",
-    "unpaired": "TRL's KTOTrainer",
-    "demonstrations": "TRL's SFTTrainer",
+# The tables of a dataset, with the kind of rows that each has
+TABLES = {
+    "preferences": Reads.pairs,
+    "unpaired": Reads.unpaired,
+    "demonstrations": Reads.examples,
 }
 # names of licences that data sets have: the hub accepts no other words than its own
 HUB_LICENCES = [
@@ -154,15 +156,24 @@ def require_gguf(model: Node, store: Store) -> None:
             gguf_file.read_exportable(folder)
 
 
+def trainers_of(reads: Reads) -> str:
+    """Return the names of TRL's trainers of objectives that learn from a kind of rows."""
+    objectives = [objective for objective in OBJECTIVES.values() if objective.reads is reads]
+    names = [objective.trl.replace("Config", "Trainer") for objective in objectives]
+    return f"TRL's {' and '.join(names)}"
+
+
 def nodes_trained_on(models: dict[str, Node]) -> list[Node]:
     """Return the nodes that models were trained on: pairs of every round, labelled completions, and SFT's examples."""
-    trained = [models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models]
+    roles = [Role.policy, *(name for name in POLICY_STAGES if name not in DRAWING)]
+    trained = [models[role] for role in roles if role in models]
     pairs = list[Node]()
     labels = list[Node]()
     for model in trained:  # an arm may have labels, too
         config_of(model)  # which a deleted model does not have
-        if model.stage == Target.kto and model.inputs["unpaired"] not in labels:
-            labels.append(model.inputs["unpaired"])
+        labelled = model.inputs.get("unpaired")
+        if labelled and labelled not in labels:
+            labels.append(labelled)
         while model.stage == Target.dpo:
             if model.inputs["pairs"] not in pairs:
                 pairs.insert(0, model.inputs["pairs"])
@@ -251,7 +262,7 @@ def write_dataset_folder(folder: Path, name: str, nodes: Sequence[Node], store: 
 
 def collect_tables(nodes: Sequence[Node], folder_of: Callable[[Node], Path]) -> tuple[Tables, int]:
     """Return the tables by configuration and split, and the number of demonstrations that are left out."""
-    by_configuration: dict[str, list[pa.Table]] = {name: [] for name in TRAINERS}
+    by_configuration: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
     unused_demonstrations = 0
     for node in nodes:
         if node.stage == "pairs":
@@ -328,7 +339,7 @@ def dataset_card(
         title=title,
         tables=tables,
         splits=[split for split in SPLITS if split in ChainMap(*tables.values())],
-        trainers=TRAINERS,
+        trainers={name: trainers_of(reads) for name, reads in TABLES.items()},
         unused=unused_demonstrations,
         rows=rows,
         origins=sorted({origin[:2] for origin in rows}),

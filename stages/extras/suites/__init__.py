@@ -2,11 +2,11 @@
 
 `data` writes the prompts (`prompts.py`), every model answers them, and `eval` and `report` have a section on them."""
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from stages.config.blocks.data import Data
-from stages.config.blocks.evaluation import Eval, NoSuites
+from stages.config.blocks.evaluation import NoSuites
 from stages.config.command_record import Block
 from stages.config.limits import between, computed, random_seed, words
 
@@ -28,13 +28,10 @@ class Suites(NoSuites):
 
 
 @dataclass
-class SuitesOfEval(Eval, Block):
-    suites: Suites = field(default_factory=Suites)
+class SuitesOfEval(Block):
+    """The key that the extra adds to the block `eval`. It is no `Eval`: the nodes with prompts do not depend on that."""
 
-    @property
-    def read_by_eval(self) -> Self:
-        # the nodes with the prompts hold these settings
-        return replace(super().read_by_eval, suites=Suites())
+    suites: Suites = field(default_factory=Suites)
 
     @property
     def turned_off(self) -> dict[str, str]:

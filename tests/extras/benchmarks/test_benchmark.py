@@ -22,12 +22,10 @@ from stages.evaluation.intervals import Interval
 from stages.evaluation.results import parse_results
 from stages.extras.benchmarks import Benchmark, harness_version
 from stages.extras.benchmarks.compared import rates
+from stages.extras.benchmarks.responses import LESS, Response, SampleScore
 from stages.extras.benchmarks.results import (
-    LESS,
     SECTION,
     BenchmarkRow,
-    Response,
-    SampleScore,
     measure_section,
     read_rows,
     sentence,
