@@ -77,15 +77,21 @@ def has_control(results: Results) -> bool:
     return "control" in results.models
 
 
+def policy_stage(nodes: Mapping[str, Manifest]) -> str:
+    """Return the stage that trained the evaluated policy, or '' without an evaluation."""
+    evaluation = nodes.get("eval")
+    return str(evaluation["inputs"]["policy"]["stage"]) if evaluation else ""
+
+
 def policy_draws(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on draws of its own."""
-    evaluation = nodes.get("eval")
-    return evaluation is not None and evaluation["inputs"]["policy"]["stage"] in DRAWING
+    return policy_stage(nodes) in DRAWING
 
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on pairs, which plain SFT on their chosen answers can be compared with."""
-    return any(node["stage"] in ("dpo", "examine") for node in nodes.values())
+    was_examined = any(node["stage"] == "examine" for node in nodes.values())
+    return was_examined or policy_stage(nodes) == "dpo"
 
 
 def new_group(results: Results) -> str | None:
