@@ -16,7 +16,6 @@ from typing import Any, Literal
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Benchmark
-from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Ensemble,
     Judge,
@@ -26,8 +25,9 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Folders, Model, TemplateFile
+from stages.config.blocks.objective import OwnTraining
 from stages.config.blocks.sampling import CandidateFile, Drawn
-from stages.config.blocks.training import DPO, FirstModel
+from stages.config.blocks.training import FirstModel
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -122,7 +122,7 @@ class Pins:
         elif path:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> Any:
+    def pin_own(self, block: OwnLabeler | Ensemble | Drawn | Data | OneSource | OwnTraining) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
             key = own_key(block)
@@ -194,15 +194,15 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO) -> str:
+def own_key(block: OwnLabeler | Ensemble | Drawn | Data | OneSource | OwnTraining) -> str:
     """Return the setting that holds the user's own code."""
-    if isinstance(block, Label | DPO | GRPO):
+    if isinstance(block, Label | OwnTraining):
         return block.own_key
     return "sample.own" if isinstance(block, Drawn) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | Drawn | Data | OneSource | DPO | GRPO: Pins.pin_own,
+    OwnLabeler | Ensemble | Drawn | Data | OneSource | OwnTraining: Pins.pin_own,
     Model: Pins.pin_model,
     Folders: Pins.pin_folders,
     Data | OneSource: Pins.pin_data,

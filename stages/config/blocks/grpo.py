@@ -1,6 +1,6 @@
 """The keys of GRPO."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from omegaconf import MISSING
@@ -9,18 +9,18 @@ from stages.config import choices
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.draws import ONE_POOL, Drawing
 from stages.config.blocks.models import Own
-from stages.config.blocks.objective import Objective
+from stages.config.blocks.objective import Objective, OwnTraining
 from stages.config.limits import at_least, words
 
 
 @dataclass
-class GRPO(Drawing):
+class GRPO(Drawing, OwnTraining):
     """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
     objective = Objective.read("grpo")
+    own_loader = "stages.training.own_advantages:load_own_advantages"
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
-    own: Own = field(default_factory=Own)
     best: int | None = at_least(1)
     min_score: float | None = MISSING
     choose: str | None = words("best", "random")
