@@ -46,6 +46,15 @@ class GRPO(Drawing, OwnTraining):
         return dict.fromkeys(("best", "min_score", "choose", "skip"), reason)
 
     @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        reasons = dict[str, str]()
+        if self.own:
+            reasons["baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
+        if self.takes_best:
+            reasons["own"] = "grpo.baseline=best computes no advantages. Set another baseline"
+        return reasons
+
+    @property
     def title(self) -> str:
         if not self.takes_best:
             return super().title

@@ -193,3 +193,8 @@ class OwnTraining(Training):
 
     own_loader: ClassVar[str]  # what loads and checks the function, as MODULE:FUNCTION
     own: Own = field(default_factory=Own)
+
+    @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        """The keys that `own` turns off, and `own` if another key does, each with the reason and the way out."""
+        return {}

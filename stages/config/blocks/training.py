@@ -118,6 +118,13 @@ class DPO(PairLoss, OwnTraining):
             )
 
     @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        if not self.own:
+            return {}
+        reason = "dpo.own is the loss. Leave dpo.own out"
+        return dict.fromkeys(("loss_type", "loss_weights", "simpo_gamma"), reason)
+
+    @property
     def reference_free(self) -> bool:
         """True if the only loss is SimPO's, which needs no reference."""
         return self.loss_type == [choices.SIMPO]
