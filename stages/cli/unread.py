@@ -9,15 +9,15 @@ from stages.cli.spelling import is_inside
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.objective import Training
+from stages.config.blocks.objective import OwnTraining, Training
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.sampling import DrawnCandidates, Sample
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter, Align, Split, Strategy
+from stages.config.choices import Adapter, Split, Strategy
 from stages.config.command_record import Block
 from stages.config.commands import COMMANDS
 from stages.config.schema import Config, raft_message
-from stages.config.stage_table import STAGES, Target
+from stages.config.stage_table import DRAWING, STAGES, Target
 from stages.pipeline.graph import ABSENT_OF_DEMONSTRATIONS, OWN_OF_DEMONSTRATIONS, way_to_stage
 from stages.store.node import Node
 
@@ -121,17 +121,14 @@ def turned_off_keys(cfg: Config) -> dict[str, str]:
     if cfg.label.prefers:
         reason = f"{cfg.label.option} gives no scores. Use another labeler"
         reasons |= dict.fromkeys(("pairs.min_score", "unpaired.threshold"), reason)
-    if cfg.dpo.own:
-        reason = "dpo.own is the loss. Leave dpo.own out"
-        losses = ("dpo.loss_type", "dpo.loss_weights", "dpo.simpo_gamma")
-        reasons |= dict.fromkeys(losses, reason)
-    if cfg.grpo.own:
-        reasons["grpo.baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
-    if cfg.grpo.takes_best:
-        reasons["grpo.own"] = "grpo.baseline=best computes no advantages. Set another baseline"
-    elif Align.grpo not in cfg.objectives:
-        # a control of draws reads the other keys
-        reasons["grpo.own"] = "nothing in this run computes advantages. Add align=grpo"
+    for name in OBJECTIVES:
+        training = vars(cfg)[name]
+        if not isinstance(training, OwnTraining):
+            continue
+        if name in DRAWING and name not in cfg.objectives:
+            # a control of draws reads the other keys
+            reasons[f"{name}.own"] = f"nothing in this run calls it. Add align={name}"
+        reasons |= {f"{name}.{key}": reason for key, reason in training.turned_off_by_own.items()}
     if cfg.pairs.strategy is Strategy.best_worst:
         reason = "pairs=best_worst makes one pair of a prompt. Add pairs=all"
         reasons["pairs.max_per_prompt"] = reason

@@ -208,18 +208,16 @@ class Config:
 
     @property
     def controls(self) -> dict[str, choices.Align]:
-        """The objectives beside which a control is trained, by the control's role. KTO as the policy has that of DPO,
-        whose labels it learns from."""
+        """The objectives with a control, by the control's role. KTO has none: DPO's learns from the chosen answers of
+        pairs, for as many steps as DPO."""
         controls = dict[str, choices.Align]()
         if not self.control:
             return controls
         for objective in self.objectives:
             if objective is choices.Align.kto:
                 continue
-            of_policy = objective is self.align or (
-                self.align is choices.Align.kto and objective not in DRAWING
-            )
-            controls["control" if of_policy else f"control_{objective}"] = objective
+            is_policy = objective is self.align
+            controls["control" if is_policy else f"control_{objective}"] = objective
         return controls
 
     def control_of_draws(self, objective: str) -> GRPO:

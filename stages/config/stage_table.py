@@ -140,7 +140,7 @@ class Target(StrEnum):
     )
     online_dpo = Stage(
         "online_dpo",
-        1,
+        2,
         "pairs of answers of its own (align=online_dpo)",
         Phase.policy,
         next="eval",

@@ -23,7 +23,7 @@ from typing import Any
 
 from stages.config.blocks.labels import HUMAN, Ensemble, Voter
 from stages.config.errors import UserError
-from stages.evaluation.relative_scores import floors_by_prompt, quantiles_over_prompts
+from stages.evaluation.relative_scores import Gather, floors_by_prompt, quantiles_over_prompts
 from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.gated_scores import scores_of_passing
 from stages.labelers.labeler import Labeler, Pool
@@ -142,14 +142,20 @@ def scores_of(
 
 
 def find_vetoed(
-    voter: Voter, member: Labeler, scores: Mapping[str, float], prompt_of: Mapping[str, str]
+    voter: Voter,
+    member: Labeler,
+    scores: Mapping[str, float],
+    prompt_of: Mapping[str, str],
+    gather: Gather,
 ) -> set[str]:
     """Return the candidates whose score is below the member's veto threshold. A relative score is compared as its
-    quantile within prompts, like the member's scores as a label."""
+    quantile within the prompts of all processes, like the member's scores as a label."""
     threshold = voter.veto
     if threshold is None:
         return set()
-    compared = quantiles_over_prompts(scores, prompt_of) if member.relative else scores
+    compared = scores
+    if member.relative:
+        compared = quantiles_over_prompts(scores, prompt_of, gather)
     return {name for name, score in compared.items() if score < threshold}
 
 
@@ -240,13 +246,13 @@ class EnsembleLabeler(Labeler):
             return
         scores_by_voter, errors = self.rollout_scores(self.members, pool)
         prompt_of = {c.candidate_id: c.prompt_id for c in pool.candidates}
-        vetoed_ids = self.vetoed(self.members, scores_by_voter, prompt_of)
+        vetoed_ids = self.vetoed(self.members, scores_by_voter, prompt_of, pool.gather)
         means = mean_scores([voter for voter, _ in self.members], scores_by_voter)
         accepted: dict[str, list[float]] = {prompt: [] for prompt in prompt_of.values()}
         for name, prompt in prompt_of.items():
             if name in means and name not in vetoed_ids:
                 accepted[prompt].append(means[name])
-        floors = floors_by_prompt(accepted, self.relative)
+        floors = floors_by_prompt(accepted, self.relative, pool.gather)
         for name, prompt in prompt_of.items():
             score = means.get(name)
             if score is not None and name in vetoed_ids:
@@ -260,7 +266,7 @@ class EnsembleLabeler(Labeler):
         may cost money."""
         gate_scores, errors = self.rollout_scores(self.gates, pool)
         prompt_of = {c.candidate_id: c.prompt_id for c in pool.candidates}
-        failed_ids = self.vetoed(self.gates, gate_scores, prompt_of)
+        failed_ids = self.vetoed(self.gates, gate_scores, prompt_of, pool.gather)
         passing = [
             c
             for c in pool.candidates
@@ -299,11 +305,12 @@ class EnsembleLabeler(Labeler):
         members: Sequence[tuple[Voter, Labeler]],
         scores_by_voter: Sequence[Mapping[str, float]],
         prompt_of: Mapping[str, str],
+        gather: Gather,
     ) -> set[str]:
         """Return the candidates that one of these members vetoes."""
         vetoed_ids = set[str]()
         for (voter, member), scores in zip(members, scores_by_voter, strict=True):
-            vetoed_ids |= find_vetoed(voter, member, scores, prompt_of)
+            vetoed_ids |= find_vetoed(voter, member, scores, prompt_of, gather)
         return vetoed_ids
 
     def rollout_scores(

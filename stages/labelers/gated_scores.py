@@ -4,12 +4,12 @@
 within prompts, pooled over all prompts that are scored together. No floor is added to the deviation: another scale of
 the quality, or a constant that is added to it, changes no score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import hypot, sqrt, tanh
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Gather = Callable[[list[Any]], list[Any]]  # a list of each process → all of them
+from stages.evaluation.relative_scores import Gather
 
 
 class Spread(NamedTuple):

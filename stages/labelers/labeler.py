@@ -1,7 +1,7 @@
 """The base class of labelers, which turn candidates into judgements, and the choice of candidates shown together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Real
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.config.errors import UserError
-from stages.evaluation.relative_scores import quantiles_over_prompts
+from stages.evaluation.relative_scores import Gather, quantiles_over_prompts
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store.allowance import Allowance
@@ -35,7 +35,7 @@ class Pool(NamedTuple):
     rows: int = 0
     columns: UserColumns = NO_COLUMNS
     trainer_state: Any = None
-    gather: Callable[[list[Any]], list[Any]] = list
+    gather: Gather = list
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
         """Yield each prompt with its candidates as they are judged, without their thoughts."""

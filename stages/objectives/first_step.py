@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from datasets import Dataset
 from transformers import (
-    PreTrainedModel,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -191,10 +190,8 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     return total / pairs
 
 
-def score_in_batches(
-    trainer: MicroBatches, pairs: Sequence[PairLogProbs], model: PreTrainedModel | None = None
-) -> list[Scores]:
-    """Return `pair_log_probs` of every pair under the policy, or under another model."""
+def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs]) -> list[Scores]:
+    """Return `pair_log_probs` of every pair under the policy."""
     lengths = list[int]()
     for pair in pairs:
         longer = max(len(pair.chosen_ids), len(pair.rejected_ids))
@@ -203,7 +200,7 @@ def score_in_batches(
     scores = dict[int, Scores]()
     for places in batches_by_length(lengths, trainer.token_budget, trainer.args.device):
         batch = [pairs[i] for i in places]
-        scored = pair_log_probs(model or trainer.model, batch, pad_id, trainer.cfg.precision)
+        scored = pair_log_probs(trainer.model, batch, pad_id, trainer.cfg.precision)
         scores |= zip(places, scored, strict=True)
     return [scores[i] for i in range(len(pairs))]
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from stages.config.blocks.grpo import GRPO
-from stages.evaluation.relative_scores import DIGITS
+from stages.evaluation.relative_scores import DIGITS, have_difference
 from stages.store.splits import draw_order
 from stages.training.completion_trainer import CompletionTrainer, Scored, reading_options
 from stages.training.micro_batches import Batch
 from stages.training.own_advantages import OwnAdvantages, load_own_advantages
-from stages.training.rollouts import Rollout
+from stages.training.rollouts import Rollout, ended_with_reward, with_reward
 from stages.training.token_rows import Row
 
 STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
@@ -110,7 +110,7 @@ def choose_draws(group: list[Rollout], cfg: GRPO, relative: bool) -> list[Rollou
     """Return the draws of a group to train on, at most `best`, in the order of the draws: those that ended with its
     highest score. None if all score alike (unless `skip` is false), or that is below `min_score`. With `choose: random`,
     as many of those that ended, by hash."""
-    ended = [draw for draw in with_reward(group) if draw.finish_reason == "stop"]
+    ended = ended_with_reward(group)
     if not ended or (cfg.skip is not False and not has_difference(with_reward(group))):
         return []
     highest = max(draw.reward or 0.0 for draw in ended)
@@ -129,13 +129,9 @@ def by_hash(draw: Rollout) -> Any:
     return draw_order(draw.candidate_id)
 
 
-def with_reward(group: list[Rollout]) -> list[Rollout]:
-    return [rollout for rollout in group if rollout.reward is not None]
-
-
 def has_difference(group: list[Rollout]) -> bool:
     """Return whether the rewards of a group differ, so that it teaches something."""
-    return len({rollout.reward for rollout in group}) > 1
+    return have_difference([rollout.reward or 0.0 for rollout in group])
 
 
 class GroupTrainer(CompletionTrainer):

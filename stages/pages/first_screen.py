@@ -78,16 +78,20 @@ def has_control(results: Results) -> bool:
     return "control" in results.models
 
 
+def policy_stage(nodes: Mapping[str, Manifest]) -> str:
+    """Return the stage that trained the evaluated policy, or '' without an evaluation."""
+    evaluation = nodes.get("eval")
+    return str(evaluation["inputs"]["policy"]["stage"]) if evaluation else ""
+
+
 def policy_draws(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on draws of its own."""
-    evaluation = nodes.get("eval")
-    return evaluation is not None and evaluation["inputs"]["policy"]["stage"] in DRAWING
+    return policy_stage(nodes) in DRAWING
 
 
 def of_pairs(nodes: Mapping[str, Manifest]) -> bool:
     """Return whether the policy was trained on pairs, or elsewhere: plain SFT on chosen answers can be compared with it."""
-    is_trained_on_pairs = any(node["stage"] == "dpo" for node in nodes.values())
-    return is_trained_on_pairs or is_trained_elsewhere(nodes)
+    return policy_stage(nodes) == "dpo" or is_trained_elsewhere(nodes)
 
 
 def new_group(results: Results) -> str | None:

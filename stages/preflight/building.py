@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.draws import Drawing
 from stages.config.blocks.evaluation import Answer
-from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Judge,
     Label,
@@ -21,9 +20,8 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model, Own
-from stages.config.blocks.objective import Training
+from stages.config.blocks.objective import OwnTraining, Training
 from stages.config.blocks.sampling import CandidateFile, DrawnCandidates, OpenAI
-from stages.config.blocks.training import DPO
 from stages.config.errors import Errors, UserError
 from stages.config.extras import extras_with
 from stages.config.schema import Config
@@ -152,18 +150,14 @@ def try_user_code(cfg: Config, missing_nodes: Sequence[Node], store: Store) -> N
 
 def try_own_losses(missing_nodes: Sequence[Node]) -> None:
     """Raise UserError if a user-defined loss, or advantages, of a missing training cannot train."""
-    blocks_by_code = dict[str, DPO | GRPO]()
+    blocks_by_code = dict[str, OwnTraining]()
     for node in missing_nodes:
-        if isinstance(node.config, DPO | GRPO) and node.config.own:
+        if isinstance(node.config, OwnTraining) and node.config.own:
             blocks_by_code[repr(node.config.own)] = node.config
-    if not blocks_by_code:
-        return
-    # they import torch, and run the user's code
-    from stages.training.own_advantages import load_own_advantages
-    from stages.training.own_loss import load_own_loss
-
     for block in blocks_by_code.values():
-        load = load_own_loss if isinstance(block, DPO) else load_own_advantages
+        # imports torch, and runs the user's code
+        module, _, function = block.own_loader.partition(":")
+        load = getattr(importlib.import_module(module), function)
         with TemporaryDirectory() as folder:
             load(block.own, block.own_key, Path(folder))
 
@@ -239,7 +233,7 @@ def require_device(node: Node, store: Store) -> None:
 
 # By check: the blocks whose nodes need it
 CHECKS: Checks = {
-    user_files.require_user_code: (Data, OneSource, DrawnCandidates, OwnLabeler, DPO, GRPO),
+    user_files.require_user_code: (Data, OneSource, DrawnCandidates, OwnLabeler, OwnTraining),
     user_files.require_vllm: (Answer, DrawnCandidates, Drawing),
     model_files.require_base_model: (Model,),
     model_files.require_reward_model: (RewardModel,),

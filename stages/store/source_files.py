@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.draws import Drawing
-from stages.config.blocks.grpo import GRPO
 from stages.config.blocks.labels import (
     Ensemble,
     Judge,
@@ -24,8 +23,9 @@ from stages.config.blocks.labels import (
     RewardModel,
 )
 from stages.config.blocks.models import Model, SeveralModels, TemplateFile
+from stages.config.blocks.objective import OwnTraining
 from stages.config.blocks.sampling import CandidateFile, DrawnCandidates
-from stages.config.blocks.training import DPO, FirstModel
+from stages.config.blocks.training import FirstModel
 from stages.config.command_record import Block
 from stages.config.errors import Errors, UserError
 from stages.config.installation import ROOT
@@ -122,7 +122,7 @@ class Pins:
             self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
     def pin_own(
-        self, block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO
+        self, block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | OwnTraining
     ) -> Any:
         """Return a block whose user-defined class or function is in a copy."""
         if block.own:
@@ -192,15 +192,17 @@ class Pins:
         return replace(block, reward_model=model)
 
 
-def own_key(block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO) -> str:
+def own_key(
+    block: OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | OwnTraining,
+) -> str:
     """Return the setting that holds the user's own code."""
-    if isinstance(block, Label | DPO | GRPO):
+    if isinstance(block, Label | OwnTraining):
         return block.own_key
     return "sample.own" if isinstance(block, DrawnCandidates) else "data.own"
 
 
 OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
-    OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | DPO | GRPO: Pins.pin_own,
+    OwnLabeler | Ensemble | DrawnCandidates | Data | OneSource | OwnTraining: Pins.pin_own,
     Model: Pins.pin_model,
     SeveralModels: lambda pins, block: block.with_models(pins.pin_model),
     Data | OneSource: Pins.pin_data,

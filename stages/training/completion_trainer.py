@@ -236,9 +236,6 @@ class CompletionTrainer(DrawingTrainer):
 
     @torch.no_grad()
     def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
-        """Return the log-probs under the SFT model: the frozen copy or, without one, the policy without adapter."""
-        with autocast(self.cfg.precision, self.args.device):
-            if self.reference:
-                return self.reference(**options).log_probs[0]  # type: ignore[no-any-return]
-            with self.model.disable_adapter():
-                return self.model(**options).log_probs[0]  # type: ignore[no-any-return]
+        """Return the log-probs under the SFT model."""
+        with autocast(self.cfg.precision, self.args.device), self.reference_model() as reference:
+            return reference(**options).log_probs[0]  # type: ignore[no-any-return]

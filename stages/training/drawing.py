@@ -44,6 +44,49 @@ CURVES = ("reward", "eval_reward", "eval_pass_rate", "kl", "entropy", "sampler_g
 CURVES_OF_SOME = (*OF_PAIRS, *OF_REPLAY)
 
 
+class StepJudge:
+    """The labeler of a training as its rollouts ask it. All processes judge at once when they train."""
+
+    def __init__(
+        self, cfg: Drawing, inputs: dict[str, Path], prompts: dict[str, Example], out: StageDir
+    ):
+        label = cfg.scorer
+        if label.has_trained_reward_model:  # the reward model that this run trained
+            label = label.with_reward_model(str(inputs["reward"] / "model"))
+        self.out = out
+        self.key = label.own_key
+        self.labeler = make_labeler(label, out)
+        self.asks_relative = not self.labeler.says_relative
+        self.columns = NO_COLUMNS
+        if self.labeler.reads_columns:
+            self.columns = read_user_columns([inputs["data"]], prompts.keys())
+        if "reward_model" in label.names:
+            # before the token budget is decided from the memory that is left
+            [*self.labeler.judge_rollouts(Pool([], [], columns=self.columns))]
+
+    def judge(
+        self, trainer: Trainer, prompts: list[Example], rollouts: list[Rollout]
+    ) -> Iterator[Judgement]:
+        """Yield the judgements of rollouts, which a user-defined class gives in the form that `stage=label` takes."""
+        labeler = self.labeler
+        if labeler.own and not rollouts:
+            return  # a class of the user's need not expect an empty pool
+        pool = Pool(prompts, rollouts, columns=self.columns)
+        pool = pool._replace(trainer_state=trainer.state, gather=gather_object)
+        prompt_ids = {prompt.id for prompt in prompts}
+        judgements = list[Judgement]()
+        for judgement in labeler.judge_rollouts(pool):
+            if labeler.own:
+                validate_judgement(judgement, prompt_ids, f"{self.key}: the labeler {labeler.name}")
+            judgements.append(judgement)
+            yield judgement
+        if self.asks_relative:
+            question = relative_question(self.key, labeler.name, judgements)
+            self.asks_relative = not question
+            if question:
+                self.out.inform(question)
+
+
 def train_on_draws(
     trainer_class: type[DrawingTrainer], cfg: Drawing, inputs: dict[str, Path], out: StageDir
 ) -> dict[str, Any]:
@@ -55,48 +98,14 @@ def train_on_draws(
     context = read_context_length(policy)
     examples = stream(inputs["data"] / "examples.parquet", Example)
     rows, prompts = read_rows(examples, contract, cfg, out, context)
-    label = cfg.scorer
-    if label.has_trained_reward_model:  # the reward model that this run trained
-        label = label.with_reward_model(str(inputs["reward"] / "model"))
-    labeler = make_labeler(label, out)
-    asks_relative = not labeler.says_relative
-    columns = NO_COLUMNS
-    if labeler.reads_columns:
-        columns = read_user_columns([inputs["data"]], prompts.keys())
-
-    def judge(
-        trainer: Trainer | None, prompts: list[Example], rollouts: list[Rollout]
-    ) -> Iterator[Judgement]:
-        nonlocal asks_relative
-        if labeler.own and not rollouts:
-            return  # a class of the user's need not expect an empty pool
-        prompt_ids = {prompt.id for prompt in prompts}
-        pool = Pool(prompts, rollouts, columns=columns)
-        if trainer:  # processes judge at once only when they train
-            pool = pool._replace(trainer_state=trainer.state, gather=gather_object)
-        judgements = list[Judgement]()
-        for judgement in labeler.judge_rollouts(pool):
-            if labeler.own:  # its scores are those that stage=label takes
-                validate_judgement(
-                    judgement, prompt_ids, f"{label.own_key}: the labeler {labeler.name}"
-                )
-            judgements.append(judgement)
-            yield judgement
-        if asks_relative:
-            question = relative_question(label.own_key, labeler.name, judgements)
-            asks_relative = not question
-            if question:
-                out.inform(question)
-
     engine = RolloutEngine(cfg, policy, contract, out) if cfg.sampler == "vllm" else None
     with engine or nullcontext():
         # Engine, reward model and reference come first, so that the token budget is decided from the memory that they leave.
-        if "reward_model" in label.names:
-            [*judge(None, [], [])]
-        device = resolve_device(cfg.runtime.device)
+        judge = StepJudge(cfg, inputs, prompts, out)
         reference = None
         # with an adapter, the reference is the policy without it
         if cfg.reads_reference and cfg.adapter is Adapter.none:
+            device = resolve_device(cfg.runtime.device)
             reference = trainer_class.load_reference(policy, cfg, device)
         replay = None
         if cfg.replay:
@@ -116,21 +125,31 @@ def train_on_draws(
             cfg,
             contract,
             prompts,
-            partial(judge, trainer),
-            labeler.relative,
+            partial(judge.judge, trainer),
+            judge.labeler.relative,
             out,
             engine,
         )
         fit.train()
     if not out.is_main:
         return {}
+    metrics = publish_trained(fit, trainer, inputs)
+    return metrics | {"engine": engine.sampler.engine} if engine else metrics
+
+
+def publish_trained(
+    fit: Fit[Any, Any], trainer: DrawingTrainer, inputs: dict[str, Path]
+) -> dict[str, Any]:
+    """Publish the trained model with its card and each held-out reward, and return the metrics of the training."""
+    cfg = trainer.cfg
+    out = trainer.out
     log = trainer.state.log_history
     held_out_rewards = [entry[ROW_REWARDS] for entry in log if ROW_REWARDS in entry]
     reward_by_prompt = list[dict[str, Any]]()
     if held_out_rewards:
-        for name, reward in zip(rows.validation.ids, held_out_rewards[-1], strict=True):
+        for name, reward in zip(fit.rows.validation.ids, held_out_rewards[-1], strict=True):
             reward_by_prompt.append({"id": name, "reward": reward})
-    fit.publish(partial(load_model, policy), reward_by_prompt)
+    fit.publish(partial(load_model, fit.start), reward_by_prompt)
 
     step_entries = [entry for entry in log if "live_groups" in entry]
     curves = read_curves(out.path)
@@ -139,15 +158,15 @@ def train_on_draws(
         reward_message(step_entries, held_out_rewards, cfg),
         dead_steps_message(step_entries, cfg),
     ]
+    if trainer.replay:
+        warnings.append(trainer.replay.skipped_message)
     fit.describe(inputs, figures, *warnings)
-    metrics = fit.metrics(rows.train.tokens("prompt_ids"))
+    metrics = fit.metrics(fit.rows.train.tokens("prompt_ids"))
     # the last of the reversed log is the first one
     first_figures = last_values(log[::-1], "reward", "eval_reward")
     for name in ("reward", "eval_reward"):
         if name in figures:
             metrics["summary"] += f"; {name} {first_figures[name]:.3f} → {figures[name]:.3f}"
-    if engine:
-        metrics["engine"] = engine.sampler.engine
     completion_tokens = sum(entry["completion_tokens"] * entry["groups"] for entry in step_entries)
     return metrics | {
         "tokens": metrics["tokens"] + round(completion_tokens * cfg.completions),

@@ -12,7 +12,8 @@ token, without a limit, so that older draws add no bias that a clipped factor ha
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,7 @@ from stages.store.truncation import MOST
 from stages.training.first_draws import FirstDraws
 from stages.training.micro_batches import MicroBatches, StepRows
 from stages.training.replay import Replay
-from stages.training.rollouts import Rollout, Rollouts, describe_step
+from stages.training.rollouts import Rollout, Rollouts, describe_step, with_reward
 from stages.training.token_rows import Row
 
 FIRST_PROMPTS = 64  # prompts at most that are completed before the first step
@@ -41,7 +42,7 @@ FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rew
 
 
 def ways_to_differ(cfg: Drawing, ended: float) -> str:
-    """Return advice to get completions with different rewards. `ended`: the share of completions that end."""
+    """Return advice to get completions to learn from. `ended`: the share of completions that end."""
     block = cfg.block
     keys = f"{block}.completions (now {cfg.completions}) or {block}.temperature (now {cfg.temperature:g})"
     ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
@@ -51,14 +52,12 @@ def ways_to_differ(cfg: Drawing, ended: float) -> str:
 
 
 def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: Drawing) -> str:
-    """Return a warning if no rewards differed in some of the steps, else ''."""
+    """Return a warning if some of the steps had no completions to learn from, else ''."""
     dead = [step for step in steps if step["live_groups"] == 0]
     if not dead:
         return ""
     count = f"in {len(dead)} of {len(steps)} steps"
-    problem = (
-        f"{count}, all completions of each prompt had equal rewards, so these steps taught nothing"
-    )
+    problem = f"{count}, no prompt had completions to learn from, so these steps taught nothing"
     if len(dead) == len(steps):
         problem = f"{problem}: the model is the one before training"
     return f"align={cfg.block}: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
@@ -73,7 +72,6 @@ class DrawingTrainer(MicroBatches):
     rollouts: Rollouts
     reference: PreTrainedModel | None = None
     replay: Replay | None = None
-    control: Any  # Trainer sets it
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -104,6 +102,10 @@ class DrawingTrainer(MicroBatches):
         """Add to completions the log-probs of their tokens by the weights of now, for a loss that reads them."""
         raise NotImplementedError
 
+    def compared(self, group: list[Rollout]) -> list[Rollout]:
+        """Return the completions of a group whose rewards this objective compares: those that have one."""
+        return with_reward(group)
+
     @abstractmethod
     def teaches(self, group: list[Rollout]) -> bool:
         """Return whether the rewards of a group's completions say what is better."""
@@ -119,6 +121,15 @@ class DrawingTrainer(MicroBatches):
     def finish_rows(self, rows: list[Row], _of_step: list[Row]) -> list[Row]:
         """Return the rows of this process with what only the process that trains on them computes."""
         return rows
+
+    @contextmanager
+    def reference_model(self) -> Iterator[PreTrainedModel]:
+        """Give the SFT model: the frozen copy or, without one, the policy without its adapter."""
+        if self.reference:
+            yield self.reference
+            return
+        with self.model.disable_adapter():
+            yield self.model
 
     @abstractmethod
     def count_rows(self, rows: list[Row]) -> None:
@@ -152,9 +163,7 @@ class DrawingTrainer(MicroBatches):
             entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry
         ][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
-            problem = (
-                f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
-            )
+            problem = f"in {MOST_DEAD} steps in a row, no prompt had completions to learn from"
             ways = ways_to_differ(self.cfg, figures["ended"])
             raise UserError(f"align={self.cfg.block}: {problem}, so nothing is learnt. {ways}")
         return loss
@@ -185,7 +194,7 @@ class DrawingTrainer(MicroBatches):
         """Draw completions of some prompts before the first step, and log what they are like. Warn if few prompts teach
         something. Raise UserError if none does."""
         groups = self.rollouts.before_first_step(self.row_ids[:FIRST_PROMPTS])
-        first = FirstDraws(groups, self.rollouts.relative, self.teaches)
+        first = FirstDraws(groups, self.rollouts.relative, self.compared, self.teaches)
         self.log(first.figures)
         first.require_contrast(self.cfg)
         message = first.few_message(self.cfg)
@@ -223,9 +232,7 @@ class DrawingTrainer(MicroBatches):
         metrics["eval_reward"] = fmean(scored or [math.nan])
         metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def held_out_floor(self, scored: list[float]) -> float:

@@ -10,10 +10,11 @@ from statistics import fmean
 
 from stages.config.blocks.draws import Drawing
 from stages.config.errors import UserError
+from stages.evaluation.relative_scores import have_difference
 from stages.training.rollouts import Rollout
 
-# Why a prompt teaches nothing: fewer than two of its completions have a score, as the others do not end; all pass; none
-# does; all have one score; or the scores differ, but the objective wants a higher one.
+# Why a prompt teaches nothing: fewer than two of its completions can be compared, as the others do not end; all pass;
+# none does; all have one score; or the scores differ, but the objective wants a higher one.
 Cause = StrEnum("Cause", "cut right wrong constant unmet")
 WORDS = {
     Cause.cut: "too few of its completions end",
@@ -25,16 +26,19 @@ WORDS = {
 
 
 class FirstDraws:
-    """The groups of some prompts by the weights before the first step. `teaches`: whether a group teaches something."""
+    """The groups of some prompts by the weights before the first step. `compared`: the completions of a group whose
+    scores the objective compares; `teaches`: whether a group teaches something."""
 
     def __init__(
         self,
         groups: Sequence[list[Rollout]],
         relative: bool,
+        compared: Callable[[list[Rollout]], list[Rollout]],
         teaches: Callable[[list[Rollout]], bool],
     ):
         self.groups = groups
         self.relative = relative
+        self.compared = compared
         self.dead = [group for group in groups if not teaches(group)]
 
     @property
@@ -78,15 +82,16 @@ class FirstDraws:
 
     def cause(self, group: list[Rollout]) -> Cause:
         """Return why a group teaches nothing."""
-        rewards = [draw.reward for draw in group if draw.reward is not None]
-        ended = [draw for draw in group if draw.finish_reason == "stop"]
-        if not ended or len(rewards) < 2:
+        compared = self.compared(group)
+        ended = [draw for draw in compared if draw.finish_reason == "stop"]
+        if not ended or len(compared) < 2:
             return Cause.cut
-        if len({*rewards}) > 1:
+        rewards = [draw.reward or 0.0 for draw in compared]
+        if have_difference(rewards):
             return Cause.unmet
         if self.relative:
             return Cause.constant
-        if all(is_right(draw) for draw in group):
+        if all(is_right(draw) for draw in compared):
             return Cause.right
         return Cause.constant if max(rewards) > 0 else Cause.wrong
 

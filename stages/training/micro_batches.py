@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import release_memory
+from accelerate.utils import gather, release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 
@@ -68,6 +68,9 @@ class MicroBatches(PlumblineTrainer, ABC):
         }
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
+        if self.args.world_size > 1:
+            # TRL's metrics of rows; with unequal numbers of them, NCCL waits for ever and gloo aborts
+            self.accelerator.gather = self.gather_rows
         # TRL's arguments set the kinds none and full
         if self.checkpointing is Checkpointing.selective:
             enable_checkpointing(self.model, self.checkpointing)
@@ -128,6 +131,16 @@ class MicroBatches(PlumblineTrainer, ABC):
         for group in groups:
             parts.append([rows[i] for i in group])
         return parts
+
+    def gather_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values of all processes, which may have different numbers of rows."""
+        if not values.ndim:
+            return gather(values)  # type: ignore[no-any-return]
+        counts: list[int] = gather(torch.tensor([len(values)], device=values.device)).tolist()
+        most = max(counts)
+        padding = values.new_zeros(most - len(values), *values.shape[1:])
+        parts = gather(torch.cat([values, padding])).split(most)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def training_step(
         self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None

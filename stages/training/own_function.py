@@ -1,4 +1,4 @@
-"""A user-defined function that a training calls in every step: `dpo.own` and `grpo.own`."""
+"""A user-defined function that a training calls in every step: `own` of an objective's block."""
 
 import inspect
 from collections.abc import Callable

@@ -39,11 +39,26 @@ class Replay:
         for example in demonstrations:
             self.by_hash[content_id(REPLAYED, example.id)] = example
         self.hashes = sorted(self.by_hash)
+        self.skipped_ids = set[str]()
+
+    @property
+    def skipped_message(self) -> str:
+        """A warning if steps came to demonstrations that cannot be trained, else ''."""
+        if not self.skipped_ids:
+            return ""
+        problem = f"{len(self.skipped_ids)} of {len(self.hashes)} demonstrations were skipped"
+        return f"{self.cfg.block}.replay={self.cfg.replay:g}: {problem}. {self.reason_to_skip}."
+
+    @property
+    def reason_to_skip(self) -> str:
+        key = f"{self.cfg.block}.max_length"
+        return f"They have no answer to train, or it ends after token {self.longest} ({key}, or the model's context)"
 
     def rows(self, step: int, trained_tokens: int) -> list[Row]:
         """Return the rows of a step that trains on so many tokens of draws, each as `prompt_ids` and `completion_ids`.
         They follow one another by hash, from a place that the step and the seed name. The last one is taken with the
-        probability that makes the mean share of their tokens `replay`."""
+        probability that makes the mean share of their tokens `replay`. Raise UserError if no demonstration can be
+        trained."""
         name = content_id(REPLAYED, self.cfg.seed, step)
         digest = content_id(name)
         chance = int(digest, 16) / 16 ** len(digest)
@@ -54,12 +69,18 @@ class Replay:
         for each in (*self.hashes[first:], *self.hashes[:first]):
             row = self.row(self.by_hash[each])
             if not row:
+                self.skipped_ids.add(each)
                 continue
             tokens = len(row["completion_ids"])
             if missing <= chance * tokens:
                 break
             rows.append(row)
             missing -= tokens
+        if len(self.skipped_ids) == len(self.hashes):
+            key = f"{self.cfg.block}.replay"
+            problem = f"none of {len(self.hashes)} demonstrations can be trained"
+            way_out = f"Set {key}=0, or raise {self.cfg.block}.max_length."
+            raise UserError(f"{key}={share:g}: {problem}. {self.reason_to_skip}. {way_out}")
         return rows
 
     def row(self, example: Example) -> Row | None:

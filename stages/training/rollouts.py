@@ -59,6 +59,16 @@ class Rollout(Candidate):
         return int(self.policy.split(",")[0].removeprefix("step "))
 
 
+def with_reward(group: Iterable[Rollout]) -> list[Rollout]:
+    """Return the completions that have a reward."""
+    return [rollout for rollout in group if rollout.reward is not None]
+
+
+def ended_with_reward(group: Iterable[Rollout]) -> list[Rollout]:
+    """Return the completions that ended and have a reward."""
+    return [rollout for rollout in with_reward(group) if rollout.finish_reason == "stop"]
+
+
 Prompts = Mapping[str, Example]  # by id
 JudgeRollouts = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 Remember = Callable[[Sequence[list[Rollout]]], None]  # adds the log-probs of the trainer's weights
@@ -275,11 +285,12 @@ class Rollouts:
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A
-        truncated one is not judged: its reward is the floor of its group, or none if no completion has one."""
+        truncated one is not judged: its reward is the floor of its group, or none if no completion has one. All
+        processes call this at once, each with its own prompts."""
         ended = [r for r in rollouts if r.finish_reason == "stop"]
         to_judge = {r.prompt_id for r in ended}
         pool = [prompt for prompt in prompts if prompt.id in to_judge]
-        # Every process judges, also if none of its rollouts ended: labelers may gather figures of the whole step.
+        # Every process judges, also if none of its rollouts ended: labelers gather figures of the whole step.
         judgements = {each.candidate_id: each for each in self.judge(pool, ended)}
         rewards_by_prompt: dict[str, list[float]] = {r.prompt_id: [] for r in rollouts}
         for rollout in ended:
@@ -289,21 +300,34 @@ class Rollouts:
                 rewards_by_prompt[rollout.prompt_id].append(rollout.reward)
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
-        unscored = [r for r in ended if r.reward is None]
-        limit = self.cfg.scorer.max_failed
-        if len(unscored) > limit * len(ended):
-            problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
-            way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
-            first = unscored[0]
-            row = self.prompts[first.prompt_id].opening
-            raise UserError(
-                f'{self.cfg.scorer.block}.max_failed={limit:g}: {problem}, because: {first.error} (prompt "{row}"). {way_out}'
-            )
-        floors = floors_by_prompt(rewards_by_prompt, self.relative)
+        self.require_scored(ended)
+        floors = floors_by_prompt(rewards_by_prompt, self.relative, gather_object)
         for rollout in rollouts:
             if rollout.finish_reason != "stop":
                 rollout.reward = floors.get(rollout.prompt_id)
         return rollouts
+
+    def require_scored(self, ended: Sequence[Rollout]) -> None:
+        """Raise UserError if too many of the completions that ended, in all processes, have no reward."""
+        reasons = list[str]()
+        for rollout in ended:
+            if rollout.reward is None:
+                row = self.prompts[rollout.prompt_id].opening
+                reasons.append(f'{rollout.error} (prompt "{row}")')
+        counts: list[tuple[int, int, list[str]]] = gather_object(
+            [(len(reasons), len(ended), reasons[:1])]
+        )
+        unscored = sum(count for count, _, _ in counts)
+        total = sum(count for _, count, _ in counts)
+        limit = self.cfg.scorer.max_failed
+        if unscored <= limit * total:
+            return
+        problem = f"{unscored} of {total} completions of a step have no reward"
+        [cause, *_] = [reason for _, _, first in counts for reason in first]
+        way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
+        raise UserError(
+            f"{self.cfg.scorer.block}.max_failed={limit:g}: {problem}, because: {cause}. {way_out}"
+        )
 
 
 def read_shard(shard: Path) -> list[Rollout] | None:

@@ -15,7 +15,7 @@ from stages.pages.headline import Headline
 from tests.evaluation.planted_preferences import SETS, Kind, Planted, Right
 from tests.evaluation.test_claims import planted_comparison
 
-NODES: dict[str, Any] = {"dpo": {"stage": "dpo"}}
+NODES: dict[str, Any] = {"eval": {"stage": "eval", "inputs": {"policy": {"stage": "dpo"}}}}
 RUN = "python run.py recipe=from_preferences data.path=FILE"
 STATES = {Word.better: "good", Word.worse: "bad"}
 BY_TITLE = {planted.title: planted for planted in SETS}

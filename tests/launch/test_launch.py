@@ -22,12 +22,12 @@ from stages.store.store import Store
 from stages.store.workspace import SCRATCH, read_curves, read_samples
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
-# Budgets by which the processes would not have as many micro-batches as each other.
+# Budgets by which the processes would have neither as many micro-batches nor as many pairs in them as each other.
 TWO = (
     "launch=ddp",
     "launch.processes=2",
     "sft.runtime.token_budget=120",
-    "dpo.runtime.token_budget=70",
+    "dpo.runtime.token_budget=160",
 )
 FOLLOWS = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
 # by the first process's clock
@@ -60,7 +60,12 @@ def wait_for(what: object) -> None:
 
 
 # Rows are no multiple of anything: 17 validation rows and 7 held-out pairs, some rows cut to whole batches.
-UNEVEN = ("pairs.validation_fraction=0.25", "data.tasks.validation=17", "sft.max_length=64")
+UNEVEN = (
+    "pairs.validation_fraction=0.25",
+    "data.tasks.validation=17",
+    "sft.max_length=64",
+    "dpo.batch_size=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,7 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     assert together["metrics"]["eval_loss"] == pytest.approx(figures["eval_loss"], abs=1e-5)
     curves = [read_curves(folder) for folder in (chain.root / "alone", node)]
     for point, other in zip(*curves, strict=True):
-        for name in ("step", "loss", "num_tokens", "eval_loss"):
+        for name in ("step", "loss", "num_tokens", "eval_loss", "rewards/margins"):
             assert other.get(name) == pytest.approx(point.get(name), abs=1e-5), name
     samples = read_samples(node)
     assert samples == read_samples(chain.root / "alone") != [], "the first process answers, once"

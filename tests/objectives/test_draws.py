@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from stages import grpo
+from stages.config.blocks.online_dpo import OnlineDPO
 from stages.config.choices import Align
 from stages.config.errors import UserError
 from stages.objectives import grpo as objective
+from stages.objectives.online_dpo import OnlinePairTrainer
 from stages.store.records import Example, Judgement
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training.callbacks import FreedMemory
@@ -227,22 +229,46 @@ def test_what_teaches_nothing_is_refused_with_its_cause(
 ) -> None:
     cfg = block(**changes)
     with pytest.raises(UserError) as error:
-        FirstDraws(groups, relative, teaching(cfg, relative)).require_contrast(cfg)
+        first_draws(groups, cfg, relative).require_contrast(cfg)
     assert str(error.value).startswith(f"align=grpo: none of {len(groups)} prompts")
     assert way_out in str(error.value)
 
 
-def teaching(cfg: Any, relative: bool) -> Any:
-    """Return GRPO's own answer to whether a group teaches something."""
+def first_draws(groups: list[list[Rollout]], cfg: Any, relative: bool) -> FirstDraws:
+    """Return the groups as an objective's own trainer compares them."""
 
     class Draws:
         def __init__(self) -> None:
             self.relative = relative
 
-    trainer = object.__new__(objective.GroupTrainer)
+    trainer_class: Any = objective.GroupTrainer
+    if isinstance(cfg, OnlineDPO):
+        trainer_class = OnlinePairTrainer
+    trainer: Any = object.__new__(trainer_class)
     trainer.cfg = cfg
-    trainer.rollouts = Draws()  # type: ignore[assignment]
-    return trainer.teaches
+    trainer.rollouts = Draws()
+    return FirstDraws(groups, relative, trainer.compared, trainer.teaches)
+
+
+@pytest.mark.parametrize(
+    ("groups", "relative", "way_out"),
+    [
+        ([group_of(1.0, cut=3)] * 4, False, "online_dpo.max_new_tokens"),
+        ([group_of(1.0, 1.0, cut=1)] * 4, False, "data.path"),
+        ([group_of(0.0, 0.0, cut=1)] * 4, False, "online_dpo.completions"),
+        ([group_of(0.4, 0.4, cut=1)] * 4, False, "label=verifier"),
+        ([group_of(0.3, 0.1 + 0.2)] * 4, True, "label=verifier"),
+    ],
+)
+def test_pairs_without_contrast_are_refused_by_the_completions_that_end(
+    groups: list[list[Rollout]], relative: bool, way_out: str
+) -> None:
+    """Truncated completions have another score than the others, but are in no pair."""
+    cfg = vars(settings("recipe=tiny", "align=online_dpo"))["online_dpo"]
+    cfg = replace(cfg, label=block().label)
+    with pytest.raises(UserError) as error:
+        first_draws(groups, cfg, relative).require_contrast(cfg)
+    assert way_out in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +291,7 @@ def test_one_prompt_with_contrast_is_enough(
 ) -> None:
     """A warning says so where a step has fewer than one such prompt."""
     cfg = block(**{"batch_size": 4, **changes})
-    first = FirstDraws(groups, relative, teaching(cfg, relative))
+    first = first_draws(groups, cfg, relative)
     first.require_contrast(cfg)
     assert bool(first.few_message(cfg)) == (first.figures["first_contrast"] * 4 < 1)
 

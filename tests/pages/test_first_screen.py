@@ -11,8 +11,10 @@ from stages.evaluation.results import Results
 from stages.pages.first_screen import lamps, next_for_files, sentence
 from tests.evaluation.made_results import Bounds, group, results
 
+EVALUATION: dict[str, Any] = {"stage": "eval", "inputs": {"policy": {"stage": "dpo"}}}
 NODES: dict[str, Any] = {
     "dpo": {"stage": "dpo"},
+    "eval": EVALUATION,
     "label": {"stage": "label", "settings": {"labeler": "verifier"}},
 }
 UP = (0.06, 0.03, 0.09)
@@ -57,7 +59,8 @@ def test_a_lamp_for_each_question_says_what_it_compares_or_how_to_ask() -> None:
     assert answered[0].figure.endswith("over SFT")
     untested = lamps(measured(UP, SAME, None), NODES, "it", "python run.py")[-1]
     assert (untested.state, untested.command) == ("off", "python run.py control=true")
-    assert len(lamps(measured(UP, SAME, None), {}, "it", "")) == 2, "GRPO has no chosen answers"
+    of_kto = {**NODES, "eval": {**EVALUATION, "inputs": {"policy": {"stage": "kto"}}}}
+    assert len(lamps(measured(UP, SAME, None), of_kto, "it", "")) == 2, "DPO's is no control of KTO"
 
 
 @pytest.mark.parametrize(

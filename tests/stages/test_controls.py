@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.evaluation.outcomes import differences
 from stages.pipeline.graph import requested_nodes
 from stages.report import role_in_glossary
 from stages.store.records import Candidate, Example, Pair, load
@@ -62,6 +63,17 @@ def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
     assert graph["control_pairs"].inputs["policy"] is graph["control_pairs_1"]
     assert graph["pairs_control_1"].inputs["judged"] is graph["label_1"]
     assert graph["reference_control"].inputs["reference"] is graph["control_pairs_1"]
+
+
+def test_the_control_of_dpo_is_no_control_of_kto(tmp_path: Path) -> None:
+    """It learns from the chosen answers of DPO's pairs in DPO's steps. KTO learns from more answers, in its own."""
+    graph = nodes(tmp_path, "align=kto", "arms=[dpo]", "control=true")
+    models = graph["eval"].config.models
+    assert {"control_dpo", "dpo", "policy"} <= models.keys()
+    assert "control" not in models
+    assert {"dpo-control_dpo", "policy-dpo"} <= differences(models).keys()
+    plain = nodes(tmp_path, "control=true")
+    assert graph["control_dpo"].fingerprint == plain["control"].fingerprint
 
 
 @pytest.mark.parametrize(

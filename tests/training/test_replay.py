@@ -90,6 +90,26 @@ def test_without_demonstrations_it_is_refused(inputs: dict[str, Path]) -> None:
         Replay(others, contract, block(replay=0.2), None)
 
 
+def test_demonstrations_that_cannot_be_trained_are_counted_and_all_of_them_refused(
+    inputs: dict[str, Path],
+) -> None:
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    contract = load_contract(inputs["policy"] / "model")
+    ends = list[int]()
+    for example in examples:
+        if example.split == Split.sft:
+            ends.append(len(contract.example(example.conversation)[0]))
+    middle = sorted(ends)[len(ends) // 2]
+    replay = Replay(examples, contract, block(replay=0.5, max_length=middle), None)
+    for step in range(60):
+        assert replay.rows(step, 400)
+    assert 0 < len(replay.skipped_ids) < len(ends)
+    assert f"{len(replay.skipped_ids)} of {len(ends)} " in replay.skipped_message
+    replay = Replay(examples, contract, block(replay=0.5, max_length=min(ends) // 2), None)
+    with pytest.raises(UserError, match=r"^grpo\.replay=0\.5: none of .*grpo\.max_length"):
+        replay.rows(0, 400)
+
+
 def test_off_changes_no_node_and_on_reads_what_sft_read(built: Path) -> None:
     plain = nodes(built, "align=grpo", "control=true")
     off = nodes(built, "align=grpo", "control=true", "grpo.replay=0")

@@ -1,6 +1,6 @@
 """The keys of GRPO."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from omegaconf import MISSING
@@ -9,18 +9,18 @@ from stages.config import choices
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.draws import ONE_POOL, Drawing
 from stages.config.blocks.models import Own
-from stages.config.blocks.objective import Objective
+from stages.config.blocks.objective import Objective, OwnTraining
 from stages.config.limits import at_least, words
 
 
 @dataclass
-class GRPO(Drawing):
+class GRPO(Drawing, OwnTraining):
     """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
     objective = Objective.read("grpo")
+    own_loader = "stages.training.own_advantages:load_own_advantages"
     loss_type: str = words(*choices.GROUP_LOSSES)
     baseline: str = words(*choices.BASELINES)
-    own: Own = field(default_factory=Own)
     best: int | None = at_least(1)
     min_score: float | None = MISSING
     choose: str | None = words("best", "random")
@@ -44,6 +44,15 @@ class GRPO(Drawing):
             return {"loss_type": "grpo.baseline=best has a loss of its own. Set another baseline"}
         reason = f"grpo.baseline={self.baseline} does not read it. Add grpo.baseline=best"
         return dict.fromkeys(("best", "min_score", "choose", "skip"), reason)
+
+    @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        reasons = dict[str, str]()
+        if self.own:
+            reasons["baseline"] = "grpo.own computes the advantages. Leave grpo.own out"
+        if self.takes_best:
+            reasons["own"] = "grpo.baseline=best computes no advantages. Set another baseline"
+        return reasons
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from stages.config import choices
 from stages.config.blocks.arguments import TrainerArguments
+from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import TrainRuntime
 from stages.config.installation import read_beside
 from stages.config.limits import (
@@ -189,3 +190,16 @@ class Training:
         are_frozen = self.adapter is choices.Adapter.lora
         in_bf16 = are_frozen and self.precision is choices.Precision.bf16
         return choices.Weights.bf16 if in_bf16 else choices.Weights.fp32
+
+
+@dataclass
+class OwnTraining(Training):
+    """A training that may call a user-defined function in every step."""
+
+    own_loader: ClassVar[str]  # what loads and checks the function, as MODULE:FUNCTION
+    own: Own = field(default_factory=Own)
+
+    @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        """The keys that `own` turns off, and `own` if another key does, each with the reason and the way out."""
+        return {}

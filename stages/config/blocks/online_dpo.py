@@ -25,7 +25,7 @@ class OnlineDPO(Drawing, PairLoss):
 
     @property
     def turned_off(self) -> dict[str, str]:
-        not_ended = "a completion that does not end is in no pair. Use align=grpo"
+        not_ended = "a completion that does not end is in no pair. Use align=raft"
         all_alike = "scores that do not differ make no pair. Use align=raft"
         return {"truncated": not_ended, "skip": all_alike}
 
@@ -37,7 +37,7 @@ class OnlineDPO(Drawing, PairLoss):
         super().check()
         if self.sampler == "vllm":
             raise UserError(
-                "online_dpo.sampler=vllm: only grpo checks that an engine has the weights in training. "
+                "online_dpo.sampler=vllm: nothing checks that the engine has the weights in training. "
                 "Use online_dpo.sampler=hf."
             )
         if self.replay:

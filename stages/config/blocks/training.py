@@ -12,8 +12,8 @@ from stages.config.blocks.arguments import (
 )
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.grpo import GRPO
-from stages.config.blocks.models import Own, Template
-from stages.config.blocks.objective import Objective, Training
+from stages.config.blocks.models import Template
+from stages.config.blocks.objective import Objective, OwnTraining, Training
 from stages.config.blocks.online_dpo import OnlineDPO
 from stages.config.blocks.pair_loss import PairLoss
 from stages.config.blocks.pairs import Pairs
@@ -90,12 +90,12 @@ class Reference:
 
 
 @dataclass
-class DPO(PairLoss):
+class DPO(PairLoss, OwnTraining):
     """Direct preference optimization on pairs (arXiv:2305.18290)."""
 
     objective = Objective.read("dpo")
+    own_loader = "stages.training.own_loss:load_own_loss"
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
-    own: Own = field(default_factory=Own)
     simpo_gamma: float | None = None
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
@@ -116,6 +116,13 @@ class DPO(PairLoss):
             raise UserError(
                 f"dpo.reference={self.reference}: dpo.loss_type=[simpo] needs no reference. Leave it out."
             )
+
+    @property
+    def turned_off_by_own(self) -> dict[str, str]:
+        if not self.own:
+            return {}
+        reason = "dpo.own is the loss. Leave dpo.own out"
+        return dict.fromkeys(("loss_type", "loss_weights", "simpo_gamma"), reason)
 
     @property
     def reference_free(self) -> bool:
