@@ -115,6 +115,7 @@ def run(composed: DictConfig) -> float | None:
         if cfg.left_out is None:
             refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
+        recipe += recipes.describe_objective(cfg, line.values)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
             log.info("%s", recipe)
         if composed.stage in COMMANDS:

@@ -18,8 +18,9 @@ from stages.cli.interpolations import hide_environment
 from stages.cli.recipe_layers import group_options, lay_over, load_recipes
 from stages.cli.settings import default_options, option_files, package_of
 from stages.cli.spelling import is_inside
+from stages.config.choices import Align
 from stages.config.errors import UserError, begin_errors
-from stages.config.schema import CONF, OPTIONS, RunConfig
+from stages.config.schema import CONF, OPTIONS, Config, RunConfig
 from stages.config.stage_table import STAGES
 from stages.preflight import programs_and_servers, servers
 from stages.preflight.programs_and_servers import Reach
@@ -258,3 +259,20 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
     if untyped_reaches:
         recipe += f", which names {programs_and_servers.sentence_of(untyped_reaches)}"
     return recipe
+
+
+def describe_objective(cfg: Config, typed: Mapping[str, str]) -> str:
+    """Return what trains the policy, what says so, and whether a control stands beside it; an empty text without it."""
+    if cfg.align in (Align.none, Align.given):
+        return ""
+    name = typed.get("recipe") or recipe_in_place_of_default(typed) or DEFAULT
+    said_by = "the default"
+    if "align" in typed:
+        said_by = "typed"
+    elif "align" in recipe_of_job({"recipe": name}):
+        said_by = "of the recipe"
+    objective = f"; objective: {cfg.align} ({said_by})"
+    if cfg.align in cfg.controls.values():
+        return f"{objective} and its control"
+    has_control = cfg.align is not Align.kto
+    return f"{objective}, without its control (control=true)" if has_control else objective

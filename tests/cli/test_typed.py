@@ -132,6 +132,33 @@ def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
     assert recipes.recipe_in_place_of_default({**typed, "recipe": "demo"}) is None
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ((), "objective: dpo (the default) and its control"),
+        (("recipe=tiny", "align=kto"), "objective: kto (typed)"),
+        (
+            ("recipe=short_tasks",),
+            "objective: dpo (the default), without its control (control=true)",
+        ),
+        (
+            ("recipe=own_reward",),
+            "objective: grpo (of the recipe), without its control (control=true)",
+        ),
+        (
+            ("recipe=own_reward", "align=raft", "control=true"),
+            "objective: grpo (typed) and its control",
+        ),
+        (("recipe=rejection_sampling",), ""),
+    ],
+)
+def test_the_first_line_says_which_objective_trains_and_why(
+    line: tuple[str, ...], said: str
+) -> None:
+    cfg = settings(*line)
+    assert recipes.describe_objective(cfg, read_values(line)).removeprefix("; ") == said
+
+
 def test_plain_defaults_suit_a_file_of_the_users() -> None:
     """All of a file's preferences become pairs, and DPO is evaluated while it trains."""
     own = settings("label=dataset", "label.path=x")

@@ -136,7 +136,7 @@ def test_a_command_that_starts_while_nodes_are_removed_waits_and_then_finds_what
             [sys.executable, "run.py", *line], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         assert begun.stdout is not None
-        assert begun.stdout.readline().startswith("recipe: tiny; page: ")
+        assert begun.stdout.readline().startswith("recipe: tiny; ")
         assert begun.stdout.readline().startswith(f"stage=gc is removing nodes from {chain.root}.")
         assert begun.poll() is None
     output, _ = begun.communicate(timeout=60)
