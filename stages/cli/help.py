@@ -12,7 +12,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from stages.cli import recipes, settings
-from stages.cli.recipe_layers import BLOCKS_OF_GROUPS, load_recipes, recipe_files
+from stages.cli.recipe_layers import blocks_of_group, load_recipes, recipe_files
 from stages.cli.settings import settings_of, value_words
 from stages.config.blocks.arguments import TrainerArguments
 from stages.config.blocks.data import Source
@@ -94,7 +94,7 @@ def target_lines() -> list[str]:
 
 def block_help(name: str) -> str:
     """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
-    blocks = {name, *BLOCKS_OF_GROUPS.get(name, ())}  # a group may fill other blocks
+    blocks = {name, *blocks_of_group(name)}  # a group may fill other blocks
     names = set[str]()
     lines = list[str]()
     for title, rows in sections():

@@ -129,7 +129,7 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     below = below.copy()
     named_above = group_options(above)
     for group in named_above:
-        for block in BLOCKS_OF_GROUPS.get(group, [group.replace("/", ".")]):
+        for block in blocks_of_group(group):
             place, _, name = block.rpartition(".")
             holder = OmegaConf.select(below, place) if place else below
             if isinstance(holder, DictConfig):
@@ -142,6 +142,11 @@ def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     assert isinstance(merged, DictConfig)
     merged["defaults"] = [*defaults, *(above.get("defaults") or [])]
     return merged
+
+
+def blocks_of_group(group: str) -> list[str]:
+    """Return the blocks that the options of a group fill."""
+    return BLOCKS_OF_GROUPS.get(group, [group.replace("/", ".")])
 
 
 def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def test_a_typed_option_changes_nothing_but_its_group(name: str) -> None:
     plain = keys_of(f"recipe={name}")
     stated = recipe_keys(name)
     for group, options in OPTIONS.items():
-        blocks = recipe_layers.BLOCKS_OF_GROUPS.get(group, [group])
+        blocks = recipe_layers.blocks_of_group(group)
         for option in options:
             try:
                 typed = keys_of(f"recipe={name}", f"{group}={option}")

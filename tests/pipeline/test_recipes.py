@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from stages.cli import main
 from stages.cli.recipe_layers import (
-    BLOCKS_OF_GROUPS,
+    blocks_of_group,
     built_in_recipes,
     group_options,
     load_recipe_file,
@@ -73,7 +73,7 @@ def test_a_built_in_recipe_replaces_no_group_of_its_base(name: str) -> None:
     for base in load_recipes(*bases).values() if bases else ():
         for group in group_options(recipe):
             assert group not in group_options(base)
-            for block in BLOCKS_OF_GROUPS.get(group, [group]):
+            for block in blocks_of_group(group):
                 assert OmegaConf.select(base, block) is None, f"{base}: {block}"
 
 
