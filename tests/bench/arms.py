@@ -18,12 +18,14 @@ from pathlib import Path
 from statistics import fmean
 
 from stages.config.installation import read_beside
+from stages.config.stage_table import Target
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import outcomes
 from stages.evaluation.coverage import coverage_of
 from stages.evaluation.estimate import Means, over_seeds
-from stages.evaluation.outcomes import Outcome
+from stages.evaluation.outcomes import Outcome, average_runs, read_answers, tabulate
+from stages.evaluation.outcomes import Table as Outcomes
 from stages.evaluation.results import read_results
+from stages.pipeline.provenance import stage_to_type
 from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.records import Example, load, save
@@ -40,6 +42,12 @@ LEVEL = 0.05  # of this test, which is one-sided
 DRAWS = 8
 VALIDATION = "answer.split=validation"
 EMPTY = "–"
+HEADS = (
+    *("rate", "seeds", "passes"),
+    *("− SFT", "by seed", "corrected"),
+    *("− its control", "by seed"),
+    *("tokens", "ends", "loops"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Arm:
 
     title: str
     settings: Sequence[str]
+    role: str = "policy"
     rate_key: str = ""
     rates: Sequence[float] = ()
     rate_of: str = ""
@@ -68,7 +77,7 @@ class Table:
     recipe: str
     seeds: Sequence[int]
     base: str
-    tuning_epochs: float
+    tuning_epochs: float | None
     views: dict[str, list[str]]
     decides: str
     guards: str
@@ -115,7 +124,8 @@ class Training:
     """What an arm's training cost and came to, beside its answers.
 
     Args:
-        cpu_seconds: of the command that trained it; None if the store had it already, or had a part of it.
+        cpu_seconds: of the command that trained it; None if the store had it already, or had a part of it, or if the
+            command trained more.
         kl: from SFT, in nats per token."""
 
     arm: str
@@ -192,24 +202,26 @@ class Runs:
     def measure(self, arm: str, seed: int) -> None:
         """Train an arm, answer the prompts, and keep what it came to."""
         rate = self.rate(arm)
+        role = self.table.arms[arm].role
         line = self.table.line(arm, rate, seed)
-        cost = self.train(line)
-        _, _, evaluation = self.evaluated(line)
-        _, _, drawn = self.evaluated([*line, VALIDATION, f"answer.samples={DRAWS}"])
-        results, coverage = read_results(evaluation), coverage_of(read_results(drawn))
+        cost = self.train(line, role)
+        evaluation = self.evaluation(line)
+        drawn = self.evaluation([*line, VALIDATION, f"answer.samples={DRAWS}"])
+        divergence = read_results(evaluation).kl.get(role)
+        coverage = coverage_of(read_results(drawn))
         assert coverage is not None
-        divergence = results.kl.get("policy")
+        distinct = next(iter(coverage.distinct.values()))
         training = Training(
             arm=arm,
             seed=seed,
             rate=rate,
             cpu_seconds=cost,
             kl=divergence.per_token if divergence else None,
-            pass_at_draws=coverage.passes[str(DRAWS)]["policy"].mean,
-            distinct=next(iter(coverage.distinct.values())).by_role["policy"],
+            pass_at_draws=coverage.passes[str(DRAWS)][role].mean,
+            distinct=distinct.by_role[role],
             processor=str(manifest_of(evaluation)["processor"]),
         )
-        self.record.outcomes += self.answers(arm, seed, line)
+        self.record.outcomes += self.outcomes(arm, seed, line)
         self.record.trainings.append(training)
         self.record.write()
 
@@ -229,39 +241,42 @@ class Runs:
 
     def passed_validation(self, arm: str, rate: float) -> int:
         """Train an arm at a learning rate for a few steps, and count the validation prompts that it passes."""
-        block = self.table.arms[arm].rate_key.partition(".")[0]
-        shorter = f"{block}.epochs={self.table.tuning_epochs}"
-        line = self.table.line(arm, rate, self.table.seeds[0])
-        _, _, evaluation = self.evaluated([*line, shorter, VALIDATION])
-        rows = load(evaluation / "outcomes.parquet", Outcome)
-        return sum(row.passed for row in rows if row.role == "policy")
+        line = [*self.table.line(arm, rate, self.table.seeds[0]), VALIDATION]
+        if self.table.tuning_epochs is not None:
+            block = self.table.arms[arm].rate_key.partition(".")[0]
+            line.append(f"{block}.epochs={self.table.tuning_epochs}")
+        rows = load(self.evaluation(line) / "outcomes.parquet", Outcome)
+        return sum(row.passed for row in rows if row.role == self.table.arms[arm].role)
 
-    def train(self, line: list[str]) -> float | None:
-        """Train the policy of a run, and return its cost in CPU-seconds. None if the store has it, or a part of it."""
+    def train(self, line: list[str], role: str) -> float | None:
+        """Train a model of a run, and return its cost in CPU-seconds if this command trained all of it and nothing
+        else."""
         store, nodes = self.prepared(line)
-        model = nodes["answer_policy"].inputs["model"]
+        model = nodes[f"answer_{role}"].inputs["model"]
         if store.is_built(model):
             return None
         is_resumed = store.partial(model).exists()
-        cost = self.run([*line, f"stage={model.stage}"])
-        return None if is_resumed else cost
+        stage = stage_to_type(model)
+        cost = self.run([*line, f"stage={stage}"])
+        return None if is_resumed or stage == Target.eval else cost
 
-    def evaluated(self, line: list[str]) -> tuple[Store, dict[str, Node], Path]:
-        """Build the evaluation of a run if the store lacks it, and return its folder behind the store and the nodes."""
+    def evaluation(self, line: list[str]) -> Path:
+        """Return the folder of a run's evaluation, which is built if the store lacks it."""
         store, nodes = self.prepared(line)
         if not store.is_built(nodes["eval"]):
-            self.run([*line, "stage=eval"])
-        return store, nodes, store.folder(nodes["eval"])
+            self.run([*line, f"stage={Target.eval}"])
+        return store.folder(nodes["eval"])
 
-    def answers(self, arm: str, seed: int, line: list[str]) -> list[ArmOutcome]:
+    def outcomes(self, arm: str, seed: int, line: list[str]) -> list[ArmOutcome]:
         """Return what each answer to the prompts of the table's views came to."""
-        store, nodes, _ = self.evaluated(line)
-        answers, _ = outcomes.read_answers({arm: store.folder(nodes["answer_policy"])})
+        store, nodes = self.prepared(line)
+        folder = store.folder(nodes[f"answer_{self.table.arms[arm].role}"])
+        answers, _ = read_answers({arm: folder})
         examples = self.examples()
         groups = {group for groups in self.table.views.values() for group in groups}
         prompts = [examples[name] for name in answers[arm] if examples[name].group in groups]
         rows = list[ArmOutcome]()
-        for row in outcomes.tabulate(prompts, answers).outcomes():
+        for row in tabulate(prompts, answers).outcomes():
             loops = is_repetitive(answers[arm][row.prompt_id].answer)
             rows.append(ArmOutcome(**vars(row), seed=seed, loops=loops))
         return rows
@@ -286,9 +301,7 @@ class Runs:
         return spent() - before
 
 
-def recommended(
-    decides: outcomes.Table, guards: outcomes.Table, cpu_seconds: dict[str, float]
-) -> str:
+def recommended(decides: Outcomes, guards: Outcomes, cpu_seconds: dict[str, float]) -> str:
     """Return the arm that the rule of arms.yaml recommends."""
     guarding = guards.estimate(guards.passed)
     sft = guards.roles.index(SFT)
@@ -323,16 +336,16 @@ class Printed:
         self.tell_costs()
         logging.info("%s", self.recommendation())
 
-    def averaged(self, view: str, arms: Sequence[str], seeds: Sequence[int]) -> outcomes.Table:
+    def averaged(self, view: str, arms: Sequence[str], seeds: Sequence[int]) -> Outcomes:
         """Return the arms' outcomes on a view's prompts, averaged over seeds."""
         runs = [self.record.rows(arms, seed) for seed in seeds]
-        return outcomes.average_runs(runs, self.examples).group(*self.table.views[view])
+        return average_runs(runs, self.examples).group(*self.table.views[view])
 
     def difference(self, view: str, arm: str, other: str) -> tuple[str, str]:
         """Return the difference of two arms with its interval over prompts, and with that over seeds if there are
         several."""
         seeds = self.record.seeds_of(arm, other)
-        if not other or not seeds or arm == other:
+        if not seeds or arm == other:
             return EMPTY, EMPTY
         over_prompts = self.means(view, arm, other, seeds).difference(0, 1).points()
         by_seed = [self.means(view, arm, other, [seed]).change(0, 1).mean for seed in seeds]
@@ -347,9 +360,17 @@ class Printed:
         columns = [table.roles.index(arm), table.roles.index(other)]
         return table.estimate(table.passed[:, columns])
 
+    def corrected(self, view: str, arm: str) -> str:
+        """Return the bounds of an arm's difference from SFT for as many comparisons as the table has (Bonferroni)."""
+        seeds = self.record.seeds_of(arm, SFT)
+        if not seeds or arm == SFT:
+            return EMPTY
+        comparisons = len(self.table.arms) - 1
+        means = self.means(view, arm, SFT, seeds)
+        return means.difference(0, 1, 1 - 0.05 / comparisons).bounds()
+
     def tell_view(self, view: str) -> None:
-        heads = ("arm", "rate", "seeds", "passes", "− SFT", "by seed", "− its control", "by seed")
-        lines = [[view, *heads[1:], "tokens", "ends", "loops"]]
+        lines = [[view, *HEADS]]
         for name, arm in self.table.arms.items():
             seeds = self.record.seeds_of(name)
             cells = [EMPTY] * (len(lines[0]) - 1)
@@ -367,7 +388,8 @@ class Printed:
                     str(len(seeds)),
                     f"{100 * table.passed.mean():.1f}% of {len(table.prompts)}",
                     *self.difference(view, name, SFT),
-                    *self.difference(view, name, arm.control),
+                    self.corrected(view, name),
+                    *self.difference(view, name, arm.control or name),
                     f"{table.tokens.mean():.1f}",
                     f"{100 * table.stopped.mean():.1f}%",
                     f"{100 * fmean(loops):.1f}%",

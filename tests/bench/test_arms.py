@@ -25,6 +25,14 @@ def test_an_arm_differs_from_the_base_arm_in_what_it_states_alone(name: str, arm
     assert table.changed_keys(arm) == table.stated_keys(arm)
 
 
+def test_a_setting_that_changes_more_keys_than_it_names_is_found() -> None:
+    """As the precision of the run, which each training takes."""
+    table = arms.Table.read("bakeoff")
+    table.arms["more"] = arms.Arm("", ["precision=fp32"])
+    assert table.stated_keys("more") == {"precision"}
+    assert table.changed_keys("more") > {"precision", "dpo.precision"}
+
+
 def test_an_objective_with_a_block_of_its_own_draws_as_the_base_arm_does() -> None:
     """Its prompts, draws and steps are those of GRPO; its loss and the learning rate are its own."""
     table = arms.Table.read("short_tasks")
@@ -136,7 +144,9 @@ def test_an_arm_is_trained_once_and_its_row_stays(
         guards="trained",
         arms={
             "sft": arms.Arm("SFT", ["align=none"]),
-            "grpo": arms.Arm("GRPO", ["align=grpo"], "grpo.learning_rate", [1e-3], control="sft"),
+            "grpo": arms.Arm(
+                "GRPO", ["align=grpo"], rate_key="grpo.learning_rate", rates=[1e-3], control="sft"
+            ),
         },
     )
     monkeypatch.setattr(arms, "RESULTS", tmp_path / "outcomes")
