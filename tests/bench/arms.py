@@ -86,7 +86,7 @@ class Runs:
         for rate in tuned.rates:
             if str(rate) not in passed:
                 passed[str(rate)] = self.passed_validation(tuned_arm, rate)
-                logging.info("%s at %g passes %d validation prompts", arm, rate, passed[str(rate)])
+                logging.info("%s at %g passes %d", tuned_arm, rate, passed[str(rate)])
                 self.record.write()
         return float(max(passed, key=passed.__getitem__))
 
