@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stages.evaluation.estimate import Difference, Means, Share, share
 from stages.evaluation.intervals import Interval
-from tests.bench import arms
+from tests.bench import alternating
 from tests.evaluation.simulated import Case
 
 SIZES = (20, 40, 120, 320, 800)
@@ -234,4 +234,4 @@ def log_shares(tables: int, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    arms.run(Settings, compare)
+    alternating.run(Settings, compare)

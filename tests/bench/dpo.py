@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, TrainerCallback
 
-from tests.bench import arms, dpo_trainers
+from tests.bench import alternating, dpo_trainers
 from tests.bench.dpo_trainers import TOKENS
 from tests.helpers import DATA, ROOT
 
@@ -62,8 +62,8 @@ def main(cfg: Settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cfg.model = cfg.model or embedded()
         rows = Path(folder) / "rows.json"
-        arms.measured(cfg, "prepare", str(rows))
-        rounds_by_arm = arms.alternating(cfg, cfg.arms.split(), str(rows))
+        alternating.measured(cfg, "prepare", str(rows))
+        rounds_by_arm = alternating.results_by_arm(cfg, cfg.arms.split(), str(rows))
     tell(cfg, rounds_by_arm)
 
 
@@ -201,4 +201,4 @@ def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    arms.run(Settings, main, measure)
+    alternating.run(Settings, main, measure)

@@ -22,7 +22,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from stages.hardware import machine
-from tests.bench import arms, gpu_cells, gpu_record, gpu_table, mfu
+from tests.bench import alternating, gpu_cells, gpu_record, gpu_table, mfu
 from tests.bench.gpu_cells import CHAIN, NODE, SIZES, VARIANTS
 from tests.bench.gpu_record import Cell, Record
 from tests.helpers import ROOT
@@ -113,10 +113,10 @@ def measure_cells(cfg: Settings, record: Record, unit: list[str], cells: list[Ce
     measured = dict[str, Any]()
     try:
         if record.peak["rate"] is None or not (ROOT / cfg.work / shape).exists():
-            measured = arms.measured(cfg, shape, PREPARE, "")
+            measured = alternating.measured(cfg, shape, PREPARE, "")
             record.peak = record.peak if record.peak["rate"] else measured
         if "empty" not in measured:
-            measured = arms.measured(cfg, *unit)
+            measured = alternating.measured(cfg, *unit)
     except subprocess.CalledProcessError as error:
         measured = {"empty": f"its process ended with {error.returncode}"}
     for cell in cells:
@@ -143,4 +143,4 @@ def measure(cfg: Settings, shape: str, stage: str, variant: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    arms.run(Settings, main, measure)
+    alternating.run(Settings, main, measure)

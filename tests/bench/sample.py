@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import arms
+from tests.bench import alternating
 from tests.helpers import ROOT
 
 ARMS = ("generate", "hf")
@@ -43,7 +43,7 @@ class Settings:
 
 
 def main(cfg: Settings) -> None:
-    for arm, results in arms.alternating(cfg, cfg.arms.split()).items():
+    for arm, results in alternating.results_by_arm(cfg, cfg.arms.split()).items():
         rates = [result["tokens"] / result["seconds"] for result in results]
         memory = max(result["memory"] for result in results) / 2**30
         bounds = (min(rates), max(rates))
@@ -173,4 +173,4 @@ def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> 
 
 
 if __name__ == "__main__":
-    arms.run(Settings, main, measure)
+    alternating.run(Settings, main, measure)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.config.choices import GPUS
-from tests.bench import arms, gpu_chain, gpu_table, mfu
+from tests.bench import alternating, gpu_chain, gpu_table, mfu
 from tests.bench.gpu_cells import NODE, SIZES
 from tests.bench.gpu_record import NOT_MEASURED, Record
 from tests.helpers import ROOT
@@ -72,7 +72,7 @@ def run(cfg: gpu_chain.Settings) -> Record:
     def in_process(cfg, *rest):
         return json.loads(json.dumps(gpu_chain.measure(cfg, *rest)))
 
-    with mock.patch.object(arms, "measured", in_process):
+    with mock.patch.object(alternating, "measured", in_process):
         gpu_chain.main(cfg)
     return Record.read(Path(cfg.out))
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from tests.docs.test_pages import DOCS, README
+from tests.docs.test_pages import DOCS, PUBLISHED, README
 
-PAGES = [DOCS / "explanation" / f"{name}.md" for name in ("results", "tuning", "benchmarks")]
 PROGRAM = "python run.py"
 COMMAND = re.compile(r"`(python (?:run\.py|-m tests\.bench\.)[^`]*)`(?:;\s+([0-9a-f]{8})\b)?")
 MEMORY = re.compile(r"(\d+) GiB of memory")
@@ -20,7 +19,7 @@ MEMORY = re.compile(r"(\d+) GiB of memory")
 def published_commands() -> list[tuple[str, str]]:
     """Return every command of the pages with its commit, or with an empty text if it names none."""
     found = list[tuple[str, str]]()
-    for page in PAGES:
+    for page in PUBLISHED:
         for command, commit in COMMAND.findall(page.read_text(encoding="utf-8")):
             found.append((" ".join(command.split()), commit))
     return found
