@@ -72,7 +72,7 @@ def register(typed: Mapping[str, str]) -> None:
     register_schema()
     store = ConfigStore.instance()
     store.repo.pop("recipe", None)
-    for name, recipe in {NONE: OmegaConf.create(), **recipes_of_line(typed)}.items():
+    for name, recipe in recipes_of_line(typed).items():
         values = OmegaConf.to_container(recipe)
         servers.refuse_secret(servers.nested_texts(values, ""))
         with begin_errors(f"recipe={name}"):
@@ -100,10 +100,10 @@ def register_schema() -> None:
 
 
 def recipes_of_line(typed: Mapping[str, str]) -> dict[str, DictConfig]:
-    """Return the recipes by name that this command line may compose, fit to what is typed. Raise UserError for a recipe
-    that typed content would make a mixture."""
+    """Return the recipes by name that this command line may compose, the empty one included, fit to what is typed. Raise
+    UserError for a recipe that typed content would make a mixture."""
     names = [name for name in recipe_names(typed) if name != NONE]
-    recipes = load_recipes(*names)
+    recipes = {NONE: OmegaConf.create()} | load_recipes(*names)
     for name, recipe in recipes.items():
         if name in names:
             refuse_mixture(name, recipe, typed)

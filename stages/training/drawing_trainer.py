@@ -43,7 +43,7 @@ FLOOR = "eval_floor"  # the key of the reward of truncated answers there, if rew
 
 def ways_to_differ(cfg: Drawing, ended: float) -> str:
     """Return advice to get completions to learn from. `ended`: the share of completions that end."""
-    block = cfg.block
+    block = cfg.block_of_keys
     keys = f"{block}.completions (now {cfg.completions}) or {block}.temperature (now {cfg.temperature:g})"
     ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
     if ended <= MOST:
@@ -60,7 +60,7 @@ def dead_steps_message(steps: Sequence[dict[str, Any]], cfg: Drawing) -> str:
     problem = f"{count}, no prompt had completions to learn from, so these steps taught nothing"
     if len(dead) == len(steps):
         problem = f"{problem}: the model is the one before training"
-    return f"align={cfg.block}: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
+    return f"{cfg.subject}: {problem}. {ways_to_differ(cfg, dead[-1]['ended'])}"
 
 
 class DrawingTrainer(MicroBatches):
@@ -165,7 +165,7 @@ class DrawingTrainer(MicroBatches):
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
             problem = f"in {MOST_DEAD} steps in a row, no prompt had completions to learn from"
             ways = ways_to_differ(self.cfg, figures["ended"])
-            raise UserError(f"align={self.cfg.block}: {problem}, so nothing is learnt. {ways}")
+            raise UserError(f"{self.cfg.subject}: {problem}, so nothing is learnt. {ways}")
         return loss
 
     def rows_here(self, rows: list[Row]) -> list[Row]:

@@ -64,7 +64,7 @@ class FirstDraws:
         problem = f"none of {len(self.groups)} prompts has completions to learn from"
         way_out = self.way_out(causes.most_common(1)[0][0], cfg)
         raise UserError(
-            f"align={cfg.block}: {problem}, before the first step: {', '.join(parts)}. {way_out}"
+            f"{cfg.subject}: {problem}, before the first step: {', '.join(parts)}. {way_out}"
         )
 
     def few_message(self, cfg: Drawing) -> str:
@@ -78,7 +78,7 @@ class FirstDraws:
             f"a step has {expected:.1f} prompts to learn from, by the draws before the first step"
         )
         reason = f"for {count} of {len(self.groups)} prompts, {WORDS[cause]}"
-        return f"{cfg.block}.batch_size={cfg.batch_size}: {problem}: {reason}. {self.way_out(cause, cfg)}"
+        return f"{cfg.block_of_keys}.batch_size={cfg.batch_size}: {problem}: {reason}. {self.way_out(cause, cfg)}"
 
     def cause(self, group: list[Rollout]) -> Cause:
         """Return why a group teaches nothing."""
@@ -97,7 +97,7 @@ class FirstDraws:
 
     def way_out(self, cause: Cause, cfg: Drawing) -> str:
         """Return what to change because of a cause."""
-        block = cfg.block
+        block = cfg.block_of_keys
         temperature = f"{block}.temperature (now {cfg.temperature:g})"
         if cause is Cause.cut:
             return f"Raise {block}.max_new_tokens (now {cfg.max_new_tokens})."

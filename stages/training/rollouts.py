@@ -270,7 +270,7 @@ class Rollouts:
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(
-                f"align={self.cfg.block}: {problem}. {result}. Type the same command again."
+                f"{self.cfg.subject}: {problem}. {result}. Type the same command again."
             )
         trained = self.trainer.model
         if self.engine and isinstance(trained, PeftModel):

@@ -159,6 +159,12 @@ def test_the_first_line_says_which_objective_trains_and_why(
     assert recipes.describe_objective(cfg, read_values(line)).removeprefix("; ") == said
 
 
+def test_toy_has_a_tiny_model_without_a_recipe_too() -> None:
+    assert settings("data.path=docs/examples/prompts.jsonl", "scale=toy").model.random_init
+    own = settings("data.path=docs/examples/prompts.jsonl", "scale=toy", OTHER).model
+    assert (own.path, own.random_init) == ("someone/other", None)
+
+
 def test_plain_defaults_suit_a_file_of_the_users() -> None:
     """All of a file's preferences become pairs, and DPO is evaluated while it trains."""
     own = settings("label=dataset", "label.path=x")

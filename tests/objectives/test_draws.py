@@ -234,6 +234,20 @@ def test_what_teaches_nothing_is_refused_with_its_cause(
     assert way_out in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("draws", "way_out"),
+    [(CUT, "online_dpo.max_new_tokens"), (group_of(0.5, 0.2), "grpo.min_score")],
+)
+def test_the_control_of_another_objective_names_the_keys_that_it_has(
+    draws: list[Rollout], way_out: str
+) -> None:
+    cfg = settings("recipe=tiny", "align=online_dpo", "control=true")
+    control = replace(cfg.control_of_draws("online_dpo"), label=block().label)
+    with pytest.raises(UserError, match="^the control of align=online_dpo: ") as error:
+        first_draws([draws] * 4, control, relative=False).require_contrast(control)
+    assert way_out in str(error.value)
+
+
 def first_draws(groups: list[list[Rollout]], cfg: Any, relative: bool) -> FirstDraws:
     """Return the groups as an objective's own trainer compares them."""
 

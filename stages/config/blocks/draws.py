@@ -12,6 +12,7 @@ from stages.config.errors import UserError
 from stages.config.limits import (
     at_least,
     computed,
+    internal,
     partial_share,
     positive,
     words,
@@ -47,6 +48,9 @@ class Drawing(Training):
     # set by the pipeline: the block of the labeler that scores the draws
     label: Any = computed(None)
     control: bool | None = computed(None)  # set by the pipeline: true for a control
+    controlled: str | None = (
+        internal()
+    )  # set by the pipeline for a control: the block whose keys it has
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,18 @@ class Drawing(Training):
     @property
     def rate_key(self) -> str:
         return "control_learning_rate" if self.control else super().rate_key
+
+    @property
+    def block_of_keys(self) -> str:
+        """The block in which a user sets the keys of draws."""
+        return self.controlled or self.block
+
+    @property
+    def subject(self) -> str:
+        """What an error is about."""
+        if self.controlled:
+            return f"the control of align={self.controlled}"
+        return f"align={self.block}"
 
     @property
     def unread(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def control_of(block: Drawing, grpo: GRPO, rate: float) -> GRPO:
         "baseline": "best",
         "learning_rate": rate,
         "control": True,
+        "controlled": block.block,
     }
     if isinstance(block, GRPO) and block.takes_best:
         settings |= {"choose": "best"} if block.choose == "random" else {"sync_every": 0}
