@@ -243,7 +243,7 @@ def test_the_control_of_another_objective_names_the_keys_that_it_has(
 ) -> None:
     cfg = settings("recipe=tiny", "align=online_dpo", "control=true")
     control = replace(cfg.control_of_draws("online_dpo"), label=block().label)
-    with pytest.raises(UserError, match="^the control of align=online_dpo: ") as error:
+    with pytest.raises(UserError, match=r"^the control of align=online_dpo: ") as error:
         first_draws([draws] * 4, control, relative=False).require_contrast(control)
     assert way_out in str(error.value)
 
