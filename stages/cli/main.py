@@ -115,7 +115,8 @@ def run(composed: DictConfig) -> float | None:
         if cfg.left_out is None:
             refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
-        recipe += recipes.describe_objective(cfg, line.values)
+        if nodes:
+            recipe += recipes.describe_objective(cfg, line.values)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
             log.info("%s", recipe)
         if composed.stage in COMMANDS:
@@ -226,7 +227,7 @@ def build_and_measure(wired: WiredRun) -> float | None:
         raise not_sent
     if not_sent:  # the job has a metric
         log.warning("warning: %s", not_sent)
-    if any(module.is_failure(cfg, built) for module in modules_of_extras("result")):
+    if any(module.is_failure(cfg, built) for module in modules_of_extras("run_result")):
         sys.exit(ExitCode.failed)
     return sweep.sweep_metric(cfg, nodes, store)
 

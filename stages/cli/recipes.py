@@ -272,7 +272,8 @@ def describe_objective(cfg: Config, typed: Mapping[str, str]) -> str:
     elif "align" in recipe_of_job({"recipe": name}):
         said_by = "of the recipe"
     objective = f"; objective: {cfg.align} ({said_by})"
-    if cfg.align in cfg.controls.values():
+    if cfg.align not in cfg.controllable:
+        return objective
+    if cfg.control:
         return f"{objective} and its control"
-    has_control = cfg.align is not Align.kto
-    return f"{objective}, without its control (control=true)" if has_control else objective
+    return f"{objective}, without its control (control=true)"

@@ -207,15 +207,18 @@ class Config:
         return {name: vars(self)[name] for name in self.objectives if name in DRAWING}
 
     @property
+    def controllable(self) -> list[choices.Align]:
+        """The objectives that can have a control. KTO cannot: DPO's learns from the chosen answers of pairs, for as many
+        steps as DPO."""
+        return [each for each in self.objectives if each is not choices.Align.kto]
+
+    @property
     def controls(self) -> dict[str, choices.Align]:
-        """The objectives with a control, by the control's role. KTO has none: DPO's learns from the chosen answers of
-        pairs, for as many steps as DPO."""
+        """The objectives with a control, by the control's role."""
         controls = dict[str, choices.Align]()
         if not self.control:
             return controls
-        for objective in self.objectives:
-            if objective is choices.Align.kto:
-                continue
+        for objective in self.controllable:
             is_policy = objective is self.align
             controls["control" if is_policy else f"control_{objective}"] = objective
         return controls

@@ -48,9 +48,8 @@ class Drawing(Training):
     # set by the pipeline: the block of the labeler that scores the draws
     label: Any = computed(None)
     control: bool | None = computed(None)  # set by the pipeline: true for a control
-    controlled: str | None = (
-        internal()
-    )  # set by the pipeline for a control: the block whose keys it has
+    # set by the pipeline for a control: the block whose keys it has
+    controlled: str | None = internal()
     runtime: RolloutRuntime = field(default_factory=RolloutRuntime)
 
     def __post_init__(self) -> None:
@@ -69,7 +68,7 @@ class Drawing(Training):
 
     @property
     def subject(self) -> str:
-        """What an error is about."""
+        """The training that an error is about."""
         if self.controlled:
             return f"the control of align={self.controlled}"
         return f"align={self.block}"
