@@ -2,6 +2,7 @@
 
 It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
+import importlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stages.config.extras import modules_of_extras
 from stages.config.schema import Report
 from stages.config.stage_record import LINEAGE
 from stages.config.stage_table import DRAWING, POLICY_STAGES, STAGES
@@ -139,11 +139,9 @@ def write_page_of_extra(cfg: Report, inputs: dict[str, Path], out: StageDir) -> 
     """Publish `report.html` of a run that has the nodes of an extra alone."""
     [folder] = inputs.values()
     stage = STAGES[manifest_of(folder)["stage"]]
-    for module in modules_of_extras("alone_page"):
-        if module.__name__.split(".")[-2] == stage.extra:
-            page: dict[str, Any] = module.write_page(cfg, inputs, out)
-            return page
-    raise AssertionError(f"stages/extras/{stage.extra} has no page for {stage.name}")
+    page = importlib.import_module(f"stages.extras.{stage.extra}.page")
+    metrics: dict[str, Any] = page.write_page(cfg, inputs, out)
+    return metrics
 
 
 def is_of_another_seed(name_and_folder: tuple[str, Path]) -> bool:

@@ -1,14 +1,13 @@
-"""What the nodes of a run will probably cost. An extra forecasts it; without one nothing is expected."""
+"""The probable costs of a run's nodes. An extra forecasts them; without one nothing is expected."""
 
-import importlib
 import math
 from dataclasses import dataclass, field
 
 from stages.commands.earlier import Earlier
 from stages.commands.plan_result import PlannedCalls, PlannedNode, PlanResult
 from stages.commands.result import Result
-from stages.config.extras import extras_with
 from stages.config.schema import Config, RunLimits
+from stages.store import plugins
 from stages.store.node import Node
 from stages.store.store import Store
 from stages.store.workspace import Progress
@@ -26,7 +25,7 @@ class NodeCosts:
 
 
 class Forecast:
-    """The costs of a run's nodes. This class expects none; the `RunForecast` of an extra is derived from it."""
+    """The costs of a run's nodes. This class expects none; that of an extra is derived from it."""
 
     def __init__(self, nodes: dict[str, Node], store: Store):
         self.nodes = nodes
@@ -58,8 +57,6 @@ class Forecast:
 
 def find_forecast(nodes: dict[str, Node], store: Store) -> Forecast:
     """Return the forecast of the extra that has one; without such an extra, one that expects nothing."""
-    for name in extras_with("forecast.py"):
-        extra = importlib.import_module(f"stages.extras.{name}.forecast")
-        forecast: Forecast = extra.RunForecast(nodes, store)
-        return forecast
+    for kind in plugins.classes_of_extras("commands", Forecast):
+        return kind(nodes, store)
     return Forecast(nodes, store)

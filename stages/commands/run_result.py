@@ -103,7 +103,7 @@ def first_of(built: list[BuiltNode], stage: str) -> BuiltNode | None:
 def results_of_extras(built: list[BuiltNode]) -> dict[str, Any]:
     """Return the keys that extras add to the result of a run."""
     further = dict[str, Any]()
-    for module in modules_of_extras("result"):
+    for module in modules_of_extras("run_result"):
         further |= module.read_result(built)
     return further
 

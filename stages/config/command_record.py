@@ -30,7 +30,7 @@ class Block:
 
 class Standalone(Block):
     """Settings of an extra whose nodes can be a whole run, in which no model is trained or run. `alone.py` of the extra
-    wires these nodes, and `alone_page.py` writes their report. `way_to_models` tells what a run with models needs."""
+    wires these nodes, and `page.py` writes their report. `way_to_models` tells what a run with models needs."""
 
     way_to_models: ClassVar[str]
     left_out: str | None  # why the run has no models, if one of them failed

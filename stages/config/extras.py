@@ -2,16 +2,16 @@
 
 `command.py` has the `run` of a command. `tracker.py`, `cluster.py` and `labeler.py` have the class of a tracker, a
 cluster and a labeler, whose word is the folder's name; `mirror.py` has that of a copy of the store; `preflight.py` has
-checks of nodes before they are built.
-`forecast.py` has the class `RunForecast`, derived from `Forecast` (stages/commands/expected_costs.py): what nodes will cost.
+checks of nodes before they are built. `forecast.py` has the class that says what nodes will cost.
 `conf/GROUP/OPTION.yaml` is an option of a group, and `recipes/NAME.yaml` a recipe, as the files of `conf/` and
 `recipes/` are.
 
 `stages.py` has `STAGES`, the records of stages. `STAGE.py` has the `run` of each, and `graph.py` adds its nodes to the
-graph: `add_nodes(chain)`. `chain.py` has the classes of the graph for a word `ALIGN` of `align`. `alone.py` wires a run
-that has the extra's nodes alone, and `alone_page.py` writes its report. `constraints.py` refuses settings that do not fit
-together, and `result.py` adds to the result of a run. `page.py` reads what sections of the report show, `section_NAME.html.jinja` is the template of
-a section, and `glossary.yaml` adds texts to `stages/pages/glossary.yaml`.
+graph: `add_nodes(chain)`. `chain.py` has the classes of the graph for a policy that was trained elsewhere. `alone.py` wires
+a run that has the extra's nodes alone. `constraints.py` refuses settings that do not fit together. `run_result.py` adds keys
+to the result of a run, and says if it is a failure: `read_result(built)`, `is_failure(cfg, built)`. `page.py` reads what
+sections of the report show, and writes the report of a run with the extra's nodes alone (`write_page`);
+`section_NAME.html.jinja` is the template of a section, and `glossary.yaml` adds texts to `stages/pages/glossary.yaml`.
 
 `results.py` measures a section of an evaluation's results: `measure_section(cfg, inputs, out)`. `evaluated.py` has the
 class of the nodes that ask the models for it, `prompts.py` writes prompts for them: `generate(block)`, and `compared.py`
@@ -19,7 +19,8 @@ has a table of rates for `stage=compare`: `TITLE`, `rates(results, role)`.
 
 The record is `__init__.py`. It may have `COMMAND`, the record of a command; `OPTIONS`, by group the class of the option
 with the folder's name; `BLOCKS`, by name the class of a block, which adds keys to a block of the core, or is a block of
-its own; and `EXIT_CODES`, by exit code what it can mean, too. The record of an extra with stages is imported before the table of stages is there."""
+its own; and `EXIT_CODES`, by exit code what it can mean, too. The record of an extra with stages is imported before the
+table of stages is there."""
 
 import importlib
 from dataclasses import replace

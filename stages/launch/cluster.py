@@ -38,8 +38,7 @@ def find_cluster(launch: Launch, runtime: Any) -> Cluster | None:
     """Return the cluster that computes the blocks of a stage with this runtime; None to compute them here."""
     if not isinstance(runtime, Runtime):
         return None
-    for name in plugins.words_of_extras("launch"):
-        kind = plugins.load_class("launch", name, Cluster)  # type: ignore[type-abstract]
+    for kind in plugins.classes_of_extras("launch", Cluster):  # type: ignore[type-abstract]
         cluster = kind.of(launch, runtime)
         if cluster:
             return cluster

@@ -41,5 +41,5 @@ class ExtraEvaluation:
 
 def evaluations_of_extras() -> Iterator[ExtraEvaluation]:
     """Yield what each extra adds."""
-    for extra in plugins.words_of_extras("pipeline"):
-        yield plugins.load_class("pipeline", extra, ExtraEvaluation)()
+    for kind in plugins.classes_of_extras("pipeline", ExtraEvaluation):
+        yield kind()

@@ -116,15 +116,14 @@ def wire_imported_candidates(wiring: Wiring) -> Graph:
 
 
 def chain_classes(cfg: Config) -> tuple[type["Roots"], type["Chain"]]:
-    """Return the classes that wire a run: those of the extra whose word `align` is, or the core's. Raise UserError if the
-    extra is missing."""
+    """Return the classes that wire a run: an extra has those for a policy that was trained elsewhere. Raise UserError if
+    it is missing."""
+    if cfg.align is not Align.given:
+        return Roots, Chain
     for module in modules_of_extras("chain"):
-        if cfg.align == module.ALIGN:
-            return module.Roots, module.Chain
-    if cfg.align is Align.given:
-        problem = "no folder of stages/extras/ is there for a policy that was trained elsewhere"
-        raise UserError(f"align=given: {problem}. Type an objective: align=dpo.")
-    return Roots, Chain
+        return module.Roots, module.Chain
+    problem = "no folder of stages/extras/ is there for a policy that was trained elsewhere"
+    raise UserError(f"align=given: {problem}. Type an objective: align=dpo.")
 
 
 @dataclass

@@ -23,7 +23,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.objective import OwnTraining, Training
 from stages.config.blocks.sampling import CandidateFile, DrawnCandidates, OpenAI
 from stages.config.errors import Errors, UserError
-from stages.config.extras import extras_with
+from stages.config.extras import modules_of_extras
 from stages.config.schema import Config
 from stages.config.stage_table import Target
 from stages.hardware import machine
@@ -248,6 +248,6 @@ CHECKS: Checks = {
 def all_checks() -> Checks:
     """Return the checks with the blocks whose nodes need them, with those of extras."""
     checks = CHECKS.copy()
-    for name in extras_with("preflight.py"):
-        checks |= importlib.import_module(f"stages.extras.{name}.preflight").CHECKS
+    for module in modules_of_extras("preflight"):
+        checks |= module.CHECKS
     return checks

@@ -80,8 +80,7 @@ class Mirror(ABC):
 
 def find_mirror(cfg: Config) -> Mirror | None:
     """Return the mirror that the settings name, or None."""
-    for name in plugins.words_of_extras("store"):
-        kind = plugins.load_class("store", name, Mirror)  # type: ignore[type-abstract]
+    for kind in plugins.classes_of_extras("store", Mirror):  # type: ignore[type-abstract]
         mirror = kind.of(cfg)
         if mirror:
             return mirror

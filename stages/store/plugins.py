@@ -26,13 +26,14 @@ from stages.store import safe_files
 Kind = TypeVar("Kind")
 COPY = "own.py"  # the copy of the user's file in the node
 MAX_BYTES = 1 << 24
-# By package, the file of an extra whose class takes the extra's name as its word
+# By package, the file of an extra that has a class for it. Of trackers, clusters and labelers the extra's name is the word
 FILES_OF_EXTRAS = {
     "tracking": "tracker.py",
     "launch": "cluster.py",
     "labelers": "labeler.py",
     "store": "mirror.py",
     "pipeline": "evaluated.py",
+    "commands": "forecast.py",
 }
 
 
@@ -65,6 +66,11 @@ def load_class(package: str, word: str, kind: type[Kind]) -> type[Kind]:
     ]
     [plugin_class] = [each for each in classes if each.__module__ == module.__name__]
     return plugin_class
+
+
+def classes_of_extras(package: str, kind: type[Kind]) -> list[type[Kind]]:
+    """Return the classes of this kind that extras have for a package."""
+    return [load_class(package, extra, kind) for extra in words_of_extras(package)]
 
 
 def user_path(typed: str) -> Path:

@@ -54,7 +54,7 @@ LOADED_BY_NAME = {
     "models/model_card.py": "models/model_card.md.jinja",
     "pages/environment.py": "pages/*.jinja",
     "pages/glossary.py": f"extras/*/{GLOSSARY}",
-    "pages/extra_sections.py": "extras/*/*page.py",  # `alone_page.py`, too
+    "pages/extra_sections.py": "extras/*/page.py",
     "report.py": f"extras/*/{SECTIONS}",
     "samplers/completions.py": "samplers/*.py",
     "samplers/vllm.py": "samplers/vllm_driver.py",

@@ -15,7 +15,6 @@ from stages.pipeline import graph
 from stages.pipeline.evaluation_graph import TITLES, name_folders
 from stages.store.node import Graph, Node
 
-ALIGN = Align.given
 # both models' answers to the prompts of the preferences, which an examination reads
 OWN_ANSWERS = ("answer_held_out_sft", "answer_held_out_policy")
 
@@ -23,8 +22,11 @@ OWN_ANSWERS = ("answer_held_out_sft", "answer_held_out_policy")
 class Roots(graph.Roots):
     """The nodes that all seeds share, with the comparison of both folders."""
 
-    def base_model(self) -> Model:
+    def wire(self) -> graph.Roots:
         self.add("diff", "diff", compared_folders(self.cfg))
+        return super().wire()
+
+    def base_model(self) -> Model:
         return replace(self.cfg.model, key=BEFORE)
 
 

@@ -13,6 +13,7 @@ from stages.config.installation import program
 from stages.config.override_text import overrides
 from stages.evaluation.results import read_results
 from stages.extras.examine import Examine
+from stages.extras.examine.differences import load_differences
 from stages.extras.examine.findings import training_files
 from stages.extras.examine.findings.answer_readings import Model, Reader, readings_of
 from stages.extras.examine.findings.behaviour import figures_of
@@ -24,7 +25,6 @@ from stages.models.token_rows import TokenRow, row_in_words, token_row
 from stages.store import safe_files
 from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Pair, load
-from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir
 
 KEY = "examine.model"
@@ -43,7 +43,7 @@ def run(cfg: Examine, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     adapter = inputs["found"] / "adapter"
     beside = training_files.folders_of(after.place, KEY)
-    folders = load_json(inputs["diff"] / "differences.json", require_keys("titles", "rows"))
+    folders = load_differences(inputs["diff"])
     found = Examined(
         before,
         after,
