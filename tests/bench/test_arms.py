@@ -158,8 +158,8 @@ def test_an_unknown_table_or_arm_is_refused_with_the_names(
     assert not [*tmp_path.iterdir()]
 
 
-# a chain of its own
-@pytest.mark.extended
+# seven commands, each a process that loads TRL: a minute of one core
+@pytest.mark.slow
 def test_an_arm_is_trained_once_and_its_row_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
