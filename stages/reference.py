@@ -25,9 +25,9 @@ COLUMNS = (*scoring.TOKEN_COLUMNS, "digest")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render, or for KTO of
-    every completion with its mismatched one, and by the digest of which pair and tokens. The metric `ordered` is the share of pairs whose chosen completion is the
-    likelier one before training.
+    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render, or of every labelled
+    completion with its mismatched one, and the digest of pair and tokens. The metric `ordered` is the share of pairs whose
+    chosen completion is the likelier one before training.
 
     Ids that the policy sampled are used; other texts are tokenised and counted."""
     model_folder = inputs["reference"] / "model"

@@ -14,8 +14,8 @@ class Stage:
     `words` stand behind its name in `--help`. The command line suggests the stage `next` afterwards, or `instead` if
     this run does not train this one. `absent` says why a graph has no such node, or which setting adds one.
     `settings` are the keys and blocks that only this stage reads, of a stage that a run may lack; inner blocks stand
-    before outer ones. `section` of the report shows its warnings. `draws`: it trains the policy on draws of its own,
-    and `title` is the name of the trained model in a sentence. `recipe` is the stage's own, for those who type none.
+    before outer ones. `section` of the report shows its warnings. `draws`: it trains the policy on draws of its own.
+    `title` is the name of the policy that it trains, in a sentence. `recipe` is the stage's own, for those who type none.
     `shown_by` is the stage that is built for this one, since it shows what was made. `extra` is the folder of `stages/extras/` with its code,
     or empty for a stage of the core."""
 

@@ -87,7 +87,7 @@ class Target(StrEnum):
     unpaired = Stage(
         "unpaired",
         6,
-        "completions with a label each, for KTO",
+        "completions with a label each",
         Phase.preferences,
         next="kto",
         absent="Set align=kto or arms=[kto].",
@@ -114,6 +114,7 @@ class Target(StrEnum):
         absent="Set align=dpo.",
         settings=("dpo", "rounds", "control", "control_pairs"),
         section="curves",
+        title="DPO",
     )
     kto = Stage(
         "kto",
@@ -125,6 +126,7 @@ class Target(StrEnum):
         absent="Set align=kto or arms=[kto].",
         settings=("kto",),
         section="curves",
+        title="KTO",
     )
     grpo = Stage(
         "grpo",

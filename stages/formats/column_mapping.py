@@ -26,7 +26,7 @@ from stages.formats.columns import (
 from stages.formats.compared import Compared
 from stages.formats.format import STATED, Format, ParsedRow, is_turns
 from stages.formats.implicit import Implicit
-from stages.formats.kto import KTO
+from stages.formats.labelled import Labelled
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow, ChangesMeaning, Way
@@ -49,9 +49,9 @@ from stages.store.splits import NEED_AN_ANSWER
 
 # Detection takes the first format in this order that fits at least half of the file's first rows.
 EXAMPLES: list[type[Format]] = [
-    KTO, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
+    Labelled, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
 ]  # fmt: skip
-PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, KTO, Implicit]
+PREFERENCES: list[type[Format]] = [ChosenRejected, Rejected, Compared, Scored, Labelled, Implicit]
 CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
@@ -348,7 +348,7 @@ def unread_columns(
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
     # the user may name any column as running text
     texts = isinstance(form, Texts) and "text" not in user_columns
-    reads_bad_answers = form.compares or isinstance(form, KTO)
+    reads_bad_answers = form.compares or isinstance(form, Labelled)
     changing, bad = dict[str, bool](), dict[str, Collection[str]]()
     for column in columns:
         if column in read or column in form.dropped:

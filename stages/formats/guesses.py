@@ -25,7 +25,7 @@ from stages.formats.columns import (
 )
 from stages.formats.compared import SIDES, Compared
 from stages.formats.format import Format, is_turns
-from stages.formats.kto import KTO
+from stages.formats.labelled import Labelled
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored, Several, is_missing, parse_number
@@ -47,7 +47,7 @@ SHAPES: dict[Purpose, list[tuple[type[Format], tuple[str, ...]]]] = {
         (ChosenRejected, ("chosen", "rejected")),
         (Compared, ("prompt", "a", "b", "preference")),
         (Scored, ("prompt", "completions", "scores")),
-        (KTO, ("prompt", "completion", "label")),
+        (Labelled, ("prompt", "completion", "label")),
     ],
     Purpose.candidates: [
         (Several, ("prompt", "completions")),

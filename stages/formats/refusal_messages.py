@@ -32,7 +32,7 @@ from stages.formats.guesses import (
     holds_scores,
 )
 from stages.formats.implicit import Implicit, shared_beginning
-from stages.formats.kto import KTO
+from stages.formats.labelled import Labelled
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import Way, typed_ways
@@ -237,7 +237,7 @@ def texts_and_labels(head: FileHead, task: str) -> tuple[column_paths.Path, colu
 
 def unclear_labels_error(head: FileHead) -> UserError | None:
     """Return the error for single answers with labels that may mean good or bad; None for any other file."""
-    roles = build_mapping(KTO(head.source), head.columns, head.source.columns).first_paths
+    roles = build_mapping(Labelled(head.source), head.columns, head.source.columns).first_paths
     if "label" not in roles or not (
         "messages" in roles or {"prompt", "completion"} <= roles.keys()
     ):
@@ -279,7 +279,7 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
     form, block = mapping.format, head.block
     if head.source.task or not block.startswith(("data.sources", "data.file")):
         return
-    if form.compares or isinstance(form, KTO | Prompts | Texts):
+    if form.compares or isinstance(form, Labelled | Prompts | Texts):
         return
     read = column_paths.used_columns(mapping.first_paths.values()) | form.dropped
     for column in head.columns:

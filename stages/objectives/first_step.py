@@ -1,5 +1,5 @@
-"""What DPO and KTO share: rows with the reference's log-probs, a trainer of them, and the check before its first step
-that the policy is the model whose log-probs the store has."""
+"""What objectives with a stored reference share: rows with its log-probs, a trainer of them, and the check before the first
+step that the policy is the model whose log-probs the store has."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice

@@ -7,7 +7,8 @@ from typing import Any
 
 from stages.config.extras import files_of_extras
 from stages.config.installation import parse_yaml, read_beside
-from stages.config.stage_table import DRAWING, STAGES
+from stages.config.stage_table import POLICY_STAGES, STAGES
+from stages.pages import objectives
 
 
 def texts_with_those_of_extras() -> dict[str, Any]:
@@ -38,7 +39,7 @@ TEXTS = texts_with_those_of_extras()
 CONTENTS: dict[str, tuple[str, str]] = {
     name: tuple(texts) for name, texts in TEXTS["contents"].items()
 }
-ROLES: dict[str, str] = TEXTS["roles"]
+ROLES: dict[str, str] = TEXTS["roles"] | objectives.ROLES
 GLOSSARY: dict[str, str] = TEXTS["glossary"]
 KINDS: dict[str, str] = TEXTS["kinds"]
 
@@ -47,8 +48,8 @@ def steps_by_stage() -> dict[str, list[str]]:
     """Return for each stage of the chain its title, and the metric that is shown with its unit."""
     steps = dict[str, list[str]]()
     for stage, (title, metric, unit) in TEXTS["steps"].items():
-        if stage == "draws":
-            steps |= {name: [STAGES[name].title, metric, unit] for name in DRAWING}
+        if stage == "policy":
+            steps |= {name: [STAGES[name].title, metric, unit] for name in POLICY_STAGES}
         else:
             steps[stage] = [title, metric, unit]
     return steps

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stages.config.installation import read_beside
-from stages.config.stage_table import DRAWING
 from stages.evaluation.intervals import Interval
 from stages.pages.environment import write_short
+from stages.pages.objectives import objective_of
 
 Curve = list[dict[str, Any]]
-# for each stage, by the panel's title: its caption, the title of its axis, and the metrics with their labels
-PANELS: dict[str, dict[str, dict[str, Any]]] = read_beside(__file__)["panels"]
 MOST_TICKS = 4
 MOST_MARKS = 40  # of a line, that show their number
 
@@ -131,8 +128,9 @@ def line_chart(
 
 
 def panels(stage: str) -> dict[str, dict[str, Any]]:
-    """Return the charts of a training stage by their name; {} for a stage that has none."""
-    return PANELS.get("draws" if stage in DRAWING else stage, {})
+    """Return by their title the caption, unit and metrics of a training stage's charts; {} for a stage that has none."""
+    charts: dict[str, dict[str, Any]] = objective_of(stage).get("panels", {})
+    return charts
 
 
 def training(stage: str, title: str, curve: Curve) -> list[LineChart]:

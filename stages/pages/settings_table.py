@@ -9,6 +9,7 @@ from stages.config.choices import Align
 from stages.config.installation import read_beside
 from stages.config.stage_table import DRAWING, POLICY_STAGES
 from stages.pages.control_name import CONTROL
+from stages.pages.objectives import objective_of
 from stages.store.manifest import Manifest
 
 KEYS: dict[str, list[str]] = read_beside(__file__)
@@ -113,7 +114,8 @@ def input_of(node: Manifest, role: str, nodes: dict[str, Manifest]) -> Manifest:
 def keys(manifest: Manifest) -> str:
     """Return the keys of a node's block that decide its result, as one types them: `learning_rate=3e-5, epochs=1`."""
     config = manifest["config"]
-    shown = KEYS["draws" if manifest["stage"] in DRAWING else manifest["stage"]]
+    stage = manifest["stage"]
+    shown: list[str] = KEYS.get(stage) or objective_of(stage)["settings"]
     names = [key for key in shown if config.get(key) is not None]
     return ", ".join(f"{key}={as_typed(config[key])}" for key in names)
 

@@ -27,7 +27,7 @@ UNREAD = [
     ("unpaired.threshold=0.5 label=judge align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
     ("eval.judged.against=[base]", "eval/judged=judge"),
-    ("reward.source.format=kto stage=reward", f"reward.source.path={FILE}"),
+    ("reward.source.format=labelled stage=reward", f"reward.source.path={FILE}"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),
     ("select.min_score=0.5", "sft.demonstrations=selected"),
     ("dpo.lora.rank=8 sft.adapter=lora dpo.adapter=continued", "dpo.adapter=lora"),

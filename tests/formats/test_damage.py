@@ -18,7 +18,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "alpaca": {"instruction": "a", "input": "", "output": "b", "history": []},
     "chat": {"messages": [ASK, REPLY, ASK, REPLY]},
     "tools": {"messages": [ASK, {"role": "tool", "content": "c"}], "tools": [{"name": "f"}]},
-    "kto": {"prompt": "a", "completion": "b", "label": True},
+    "labelled": {"prompt": "a", "completion": "b", "label": True},
     "text": {"text": "a"},
     "chosen": {"prompt": "a", "chosen": "b", "rejected": "c"},
     "ab": {"prompt": "a", "output_1": "b", "output_2": "c", "preference": 2},

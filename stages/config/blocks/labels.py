@@ -116,7 +116,7 @@ class PreferenceDataset(Label):
     revision: str | None = None  # of a hub dataset: a branch, tag or commit
     subset: str | None = None  # of a hub dataset
     hub_split: str = "train"  # of a hub dataset
-    # where columns do not tell it: chosen_rejected, compared, scored or kto; implicit: texts without a prompt
+    # where columns do not tell it: chosen_rejected, compared, scored or labelled; implicit: texts without a prompt
     format: str | None = None
     # {ROLE: COLUMN}: columns that are called otherwise; null leaves one out
     columns: dict[str, Any] = field(default_factory=dict)

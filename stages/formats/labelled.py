@@ -1,4 +1,4 @@
-"""KTO's rows: a conversation, and a label that calls its answer good or bad."""
+"""Labelled answers: a conversation, and a label that calls its answer good or bad."""
 
 import re
 from collections import Counter
@@ -28,7 +28,7 @@ SCORES = dict.fromkeys(GOOD, 1.0) | dict.fromkeys(BAD, 0.0)
 NOUN = re.compile(r" (answer|response|completion|output)$")
 
 
-class KTO(Format):
+class Labelled(Format):
     roles = roles_of(TURNS, PROMPT, CONTEXT, THOUGHT, label=LABEL, completion=COMPLETION)
     needs = ("label",)
 
