@@ -183,7 +183,7 @@ class Target(StrEnum):
         "eval", 36, "did it help? with intervals", Phase.evaluation, next="report", section="seeds"
     )
     vars().update(stages_of_extras())  # each is `Target(NAME)`
-    report = Stage("report", 35, "one page, outputs/report.html", Phase.evaluation)
+    report = Stage("report", 36, "one page, outputs/report.html", Phase.evaluation)
 
 
 STAGES = {str(target): target.record for target in Target}

@@ -3,7 +3,7 @@
 There are two questions. *These seeds*: every prompt's outcomes are averaged over seeds, with an interval over other
 prompts. *Other seeds*: each seed gives one figure, and Student's interval over seeds is about the recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -108,17 +108,17 @@ def summary(
     learnt = of_pairs(runs, confidence)
     if not checks and not learnt:
         return None
-    headlines, sentences = list[str](), list[str]()
+    clauses_by_part, sentences = dict[str, str](), list[str]()
     if checks:
         over_all = groups[str(first.endpoint)]
         sentences.append(sentence_on_checks(runs, over_all))
-        headlines.append(on_checks(first, checks, len(runs), over_all.note))
+        clauses_by_part["checks"] = on_checks(first, checks, len(runs), over_all.note)
     if first.learnt and learnt:
         note = note or claims.note_on_pairs(first.learnt)
-        headlines.insert(0, on_pairs(first, learnt, len(runs), note))
+        clauses_by_part["learnt"] = on_pairs(first, learnt, len(runs), note)
     if len(runs) < ENOUGH_SEEDS:
         sentences.append(f"Fewer than {ENOUGH_SEEDS} seeds say little about the recipe.")
-    clauses = [clause for clause in headlines if clause]
+    clauses = in_order_of_verdict(clauses_by_part, first)
     return OverSeeds(
         seeds=[run.seed for run in runs],
         groups=groups,
@@ -127,6 +127,12 @@ def summary(
         headline="".join(clauses[:1]),
         sentence=" ".join(sentences + clauses),
     )
+
+
+def in_order_of_verdict(clauses_by_part: Mapping[str, str], first: Results) -> list[str]:
+    """Return the clauses that say something, those on the parts of the verdict first."""
+    parts = dict.fromkeys([*first.gives_verdict, *clauses_by_part])
+    return [clauses_by_part[part] for part in parts if clauses_by_part.get(part)]
 
 
 def sentence_by_seed(over_seeds: OverSeeds | None, seeds: int) -> str:

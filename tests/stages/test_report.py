@@ -217,6 +217,8 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert rehearsed and rehearsed.checks
     assert rehearsed.headline == "" and REHEARSAL in rehearsed.sentence
     assert "2 seeds" in over_seeds["headline"]
+    assert runs[0].results.gives_verdict == ["checks"] and over_seeds["learnt"]
+    assert "pairs" not in over_seeds["headline"], "it speaks of the verdict, which is by checks"
     assert all(m["fingerprint"] in html for m in manifests)
     assert page_faults(chain.root / "report.html", tmp_path) == []
 
