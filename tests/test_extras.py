@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.extras import EXTRAS
+from stages.config.errors import UserError
+from stages.config.extras import EXTRAS, join
 from stages.config.installation import ROOT
 from tests.helpers import TINY, Chain
 
@@ -182,6 +183,30 @@ OF_THE_WHOLE = (
     "pipeline/test_chain.py::test_the_manifest_says_where_a_node_came_from",
     "goldens/test_goldens.py::test_every_recorded_refusal_is_of_a_test_that_is_there",
 )
+
+
+def test_two_extras_do_not_have_one_name() -> None:
+    entries = {"audit": {"rows": 1, "pages": 2}, "diary": {"days": 3}}
+    assert join(entries, "block") == {"rows": 1, "pages": 2, "days": 3}
+    entries["diary"]["pages"] = 4
+    with pytest.raises(
+        UserError, match=r"stages/extras/audit and stages/extras/diary .* block pages"
+    ):
+        join(entries, "block")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("part", ["stage", "block"])
+def test_a_folder_with_the_stage_or_block_of_another_is_named(part: str, tmp_path: Path) -> None:
+    house = copied(tmp_path / "house", PACKAGES, [])
+    extras = house / "stages" / "extras"
+    shutil.copytree(extras / "benchmarks", extras / "copied")
+    if part == "block":
+        (extras / "copied" / "stages.py").unlink()
+    ran = typed(house, ["--help"])
+    assert ran.returncode == 1
+    folders = "stages/extras/benchmarks and stages/extras/copied"
+    assert f"{folders} both have the {part} benchmark" in ran.stderr
 
 
 @pytest.mark.slow

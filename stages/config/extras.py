@@ -23,15 +23,18 @@ its own; and `EXIT_CODES`, by exit code what it can mean, too. The record of an 
 table of stages is there."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from stages.config.errors import UserError
 from stages.config.installation import PACKAGE
 from stages.config.stage_record import Stage
 
+T = TypeVar("T")
 FOLDER = PACKAGE / "extras"
 EXTRAS = tuple(sorted(file.parent.name for file in FOLDER.glob("*/__init__.py")))
 
@@ -52,18 +55,40 @@ def modules_of_extras(name: str) -> list[ModuleType]:
     return [importlib.import_module(f"stages.extras.{extra}.{name}") for extra in extras]
 
 
+def folder_of(module: ModuleType) -> str:
+    """Return the name of the extra with a module."""
+    return module.__name__.split(".")[-2]
+
+
 def import_beside(block: object, name: str) -> ModuleType:
     """Return the module of this name in the folder of an extra, whose record has the class of a block."""
     return importlib.import_module(f"{type(block).__module__}.{name}")
 
 
+def join(entries_by_extra: Mapping[str, Mapping[str, T]], noun: str) -> dict[str, T]:
+    """Return the entries of all extras by name. `noun`: what an entry is. Raise UserError if two extras have one of the
+    same name, of which the first would be lost."""
+    joined = dict[str, T]()
+    extra_by_name = dict[str, str]()
+    for extra, entries in entries_by_extra.items():
+        for name, entry in entries.items():
+            if name in extra_by_name:
+                folders = f"stages/extras/{extra_by_name[name]} and stages/extras/{extra}"
+                raise UserError(f"{folders} both have the {noun} {name}. Rename it in one of them.")
+            extra_by_name[name] = extra
+            joined[name] = entry
+    return joined
+
+
 def stages_of_extras() -> dict[str, Stage]:
     """Return the records of the stages that extras bring, by the stage's name."""
-    stages = dict[str, Stage]()
+    stages_by_extra = dict[str, dict[str, Stage]]()
     for module in modules_of_extras("stages"):
-        extra = module.__name__.split(".")[-2]
-        stages |= {stage.name: replace(stage, extra=extra) for stage in module.STAGES}
-    return stages
+        extra = folder_of(module)
+        stages_by_extra[extra] = {
+            stage.name: replace(stage, extra=extra) for stage in module.STAGES
+        }
+    return join(stages_by_extra, "stage")
 
 
 def conf_folders() -> list[Path]:

@@ -41,7 +41,7 @@ from stages.config.blocks.training import (
 )
 from stages.config.command_record import Standalone
 from stages.config.commands import COMMANDS
-from stages.config.extras import recorded
+from stages.config.extras import join, recorded
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
@@ -342,7 +342,9 @@ def raft_message(typed: Mapping[str, str]) -> str | None:
 
 def with_keys_of_extras(name: str, core: type) -> type:
     """Return the class of a block of the core with the keys that extras add to it."""
-    classes = [blocks[name] for blocks in recorded("BLOCKS").values() if name in blocks]
+    by_extra = {extra: each[name] for extra, each in recorded("BLOCKS").items() if name in each}
+    join({extra: block.__annotations__ for extra, block in by_extra.items()}, f"key of {name}")
+    classes = by_extra.values()
     namespace = {"__module__": __name__, "__doc__": core.__doc__}
     return make_dataclass(f"Run{core.__name__}", [], bases=(*classes, core), namespace=namespace)
 
@@ -357,8 +359,11 @@ def with_further_blocks(core: type[Config]) -> type[Config]:
     objectives that `core` does not name; and with the keys that extras add to blocks."""
     names = {key.name for key in fields(core)}
     kinds: dict[str, type] = {name: kind for name, kind in BLOCKS.items() if name not in names}
-    for blocks in recorded("BLOCKS").values():
-        kinds |= {name: kind for name, kind in blocks.items() if name not in names}
+    of_extras = {
+        extra: {name: kind for name, kind in blocks.items() if name not in names}
+        for extra, blocks in recorded("BLOCKS").items()
+    }
+    kinds |= join(of_extras, "block")
     kinds |= {"tracker": RunTracker, "launch": RunLaunch, "eval": RunEval}
     for name, command in COMMANDS.items():
         if command.block and name not in names:

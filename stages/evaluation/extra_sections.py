@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.extras import modules_of_extras
+from stages.config.extras import folder_of, join, modules_of_extras
 from stages.evaluation.measures import Measure
 from stages.store.workspace import StageDir
 
@@ -21,8 +21,8 @@ class Section:
 
 def measure_sections(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> list[Section]:
     """Return the sections of all extras. `inputs`: the folders of the nodes that `eval` reads."""
-    sections = list[Section]()
+    by_extra = dict[str, dict[str, Section]]()
     for module in modules_of_extras("results"):
         section: Section = module.measure_section(cfg, inputs, out)
-        sections.append(section)
-    return sections
+        by_extra[folder_of(module)] = {section.name: section}
+    return [*join(by_extra, "section of results").values()]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.config.extras import modules_of_extras
+from stages.config.extras import folder_of, join, modules_of_extras
 from stages.evaluation.results import Results
 
 
@@ -23,11 +23,14 @@ class Sections:
 def read_sections(inputs: Mapping[str, Path], results: Results, note: str) -> Sections:
     """Return the sections of all extras. `inputs`: the folders of the report's nodes by name; `note`: why nothing can be
     said of the run, or ''."""
-    all_sections = Sections()
+    by_extra = dict[str, Sections]()
     for module in modules_of_extras("page"):
-        sections: Sections = module.read_sections(inputs, results, note)
-        all_sections.values |= sections.values
-        all_sections.sentences |= sections.sentences
+        by_extra[folder_of(module)] = module.read_sections(inputs, results, note)
+    all_sections = Sections(
+        values=join({extra: each.values for extra, each in by_extra.items()}, "value"),
+        sentences=join({extra: each.sentences for extra, each in by_extra.items()}, "section"),
+    )
+    for sections in by_extra.values():
         all_sections.first += sections.first
         all_sections.opening += sections.opening
     return all_sections

@@ -19,7 +19,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.objectives import kto as objective
 from stages.objectives.first_step import read_reference
-from stages.pages.plots import PANELS
+from stages.pages.plots import panels
 from stages.store.records import load, save
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir, read_curves
@@ -169,7 +169,7 @@ def test_a_training_starts_at_half_the_mean_weight_and_learns(
     assert metrics["step_0_gap"] <= 1e-5
     first = next(point for point in read_curves(out.path) if "eval_loss" in point)
     logged = {name for point in read_curves(out.path) for name in point}
-    assert all(not logged.isdisjoint(panel["series"]) for panel in PANELS["kto"].values()), (
+    assert all(not logged.isdisjoint(panel["series"]) for panel in panels("kto").values()), (
         "no chart of the report is empty"
     )
     held_out = [
