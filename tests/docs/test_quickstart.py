@@ -113,6 +113,7 @@ def test_the_notebook_has_the_text_and_the_commands_of_the_tutorial() -> None:
     assert stored == notebook(stored_outputs())
 
 
+@pytest.mark.extra("chat")
 def test_the_first_outputs_of_the_notebook_are_those_of_the_same_run(
     built: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_parsed_responses_are_read_in_place_of_raw_ones(tmp_path: Path) -> None:
     assert reasons[0] == API_ERROR and len(reasons) == 2
 
 
+@pytest.mark.extra("human")
 def test_models_reach_examples_candidates_and_judged_pools(tmp_path: Path) -> None:
     out = work(tmp_path)
     folder = distiset(tmp_path / "rated", "license: mit", uf=RATED)

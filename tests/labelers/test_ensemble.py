@@ -149,10 +149,11 @@ GATE = "label.combine=gate"
             (BRIEF,),
             "label.members",
         ),
-        (
+        pytest.param(
             "{labeler: verifier, veto: 1}, {labeler: own}",
             (BRIEF, "label.people=5"),
             "label.people=5",
+            marks=pytest.mark.extra("human"),
         ),
     ],
 )

@@ -62,7 +62,7 @@ LABELLED = {"label", *DRAWING, "eval", "report"}
         ("launch/worker.py", "metrics = run_stage(job, out)", "metrics = {}", ALL),
         ("hardware/process.yaml", 'CUBLAS_OVERRIDE: "0"', 'CUBLAS_OVERRIDE: "1"', ALL),
         # files that are loaded by name, or beside a module
-        ("models/templates/plain.jinja", "{%- for", "  {%- for", {"sft", "answer", "eval", "report"}),
+        needing("suites", "models/templates/plain.jinja", "{%- for", "  {%- for", {"sft", "answer", "eval", "report"}),
         ("labelers/verifier.py", "from ", "import sys\nfrom ", {"label", *DRAWING}),
         ("samplers/vllm_driver.py", "import json", "import ujson as json", SAMPLED),
         needing("benchmarks", "extras/benchmarks/lm_eval_driver.py", "import json", "import ujson as json", {"benchmark"}),
