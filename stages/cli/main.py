@@ -31,12 +31,13 @@ from stages.config.errors import LimitReached, UserError
 from stages.config.exit_codes import ExitCode
 from stages.config.extras import modules_of_extras
 from stages.config.schema import CONF, Config
-from stages.config.stage_table import POLICY_STAGES, STAGES, Target
+from stages.config.stage_table import DRAWING, POLICY_STAGES, STAGES, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.graph import requested_nodes, wire_unpinned
 from stages.preflight import building, constraints
+from stages.preflight.sources import unasked_files_message
 from stages.store.mirror import NotSent
 from stages.store.node import Node
 from stages.store.store import Store
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from stages.pages.live import LivePage
 
 log = logging.getLogger(__name__)
+ASKING = (
+    Target.sample,
+    *DRAWING,
+)  # stages in which a model answers the prompts that the policy learns from
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def run(composed: DictConfig) -> float | None:
         if cfg.left_out is None:
             refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
+        if any(node.stage in ASKING for node in nodes.values()):
+            warn_of_unasked_files(cfg)
         if nodes:
             recipe += recipes.describe_objective(cfg, line.values)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
@@ -144,6 +151,13 @@ def refuse_unread(
     if not sweep.is_job() and messages:
         raise UserError(*messages)
     for message in messages:
+        log.warning("warning: %s", message)
+
+
+def warn_of_unasked_files(cfg: Config) -> None:
+    """Warn if the policy learns from no prompt of the user's files."""
+    message = unasked_files_message(cfg)
+    if message:
         log.warning("warning: %s", message)
 
 

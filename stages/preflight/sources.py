@@ -6,6 +6,7 @@ from functools import partial
 from stages.config.blocks.data import Source
 from stages.config.blocks.labels import PreferenceDataset, SourceOrder
 from stages.config.blocks.sampling import DrawnCandidates
+from stages.config.choices import Split
 from stages.config.errors import UserError, check_all, require_known
 from stages.config.schema import Config
 from stages.config.stage_record import Phase
@@ -40,6 +41,24 @@ def keyed_sources(cfg: Config) -> list[tuple[str, Source]]:
     sources += [(f"outside[{i}]", source) for i, source in enumerate(cfg.outside)]
     sources += [(f"eval.retention[{i}]", source) for i, source in enumerate(cfg.eval.retention)]
     return sources
+
+
+def unasked_files_message(cfg: Config) -> str | None:
+    """Return the warning that the policy learns from answers to generated prompts alone, although the data has files of
+    the user; None if it does not."""
+    samples_answers = bool(cfg.drawing) or cfg.learns_from_labels
+    brings_prompts = cfg.candidates_bring_prompts and not cfg.drawing
+    asks_a_file = any(source.shares.get(Split.preference) for source in cfg.data.sources)
+    if not samples_answers or brings_prompts or asks_a_file or not cfg.data.sources:
+        return None
+    file = cfg.data.sources[0].path
+    splits = (
+        f"'{cfg.data.source_setting(0)}.splits={{sft: 0.5, preference: 0.45, validation: 0.05}}'"
+    )
+    return (
+        f"{file}: SFT learns from it, and {cfg.align} from answers to the prompts that data.tasks generates, not to "
+        f"those of the file. Type {splits} data.tasks.preference=0 to ask these, with a label that can judge the answers."
+    )
 
 
 def verifier_lacks_checks(cfg: Config) -> bool:
