@@ -155,7 +155,7 @@ def publish_trained(
     curves = read_curves(out.path)
     figures = last_values(curves, *CURVES, *CURVES_OF_SOME)
     warnings = [
-        reward_message(step_entries, held_out_rewards, cfg),
+        reward_message(step_entries, held_out_rewards, len(fit.rows.validation), cfg),
         dead_steps_message(step_entries, cfg),
     ]
     if trainer.replay:

@@ -197,9 +197,9 @@ class DrawingTrainer(MicroBatches):
         first = FirstDraws(groups, self.rollouts.relative, self.compared, self.teaches)
         self.log(first.figures)
         first.require_contrast(self.cfg)
-        message = first.few_message(self.cfg)
-        if message:
-            self.out.warn(message)
+        for message in (first.few_message(self.cfg), first.ending_message(self.cfg)):
+            if message:
+                self.out.warn(message)
 
     def validate_engine_gap(self, gap: float) -> None:
         """Raise UserError if the engine's log-probs of the step's tokens are so far from the trainer's that the engine

@@ -80,6 +80,17 @@ class FirstDraws:
         reason = f"for {count} of {len(self.groups)} prompts, {WORDS[cause]}"
         return f"{cfg.block_of_keys}.batch_size={cfg.batch_size}: {problem}: {reason}. {self.way_out(cause, cfg)}"
 
+    def ending_message(self, cfg: Drawing) -> str:
+        """Return a warning if scores differ between completions that end and truncated ones alone, else ''."""
+        for group in self.groups:
+            ended = [draw for draw in self.compared(group) if draw.finish_reason == "stop"]
+            if have_difference([draw.reward or 0.0 for draw in ended]):
+                return ""
+        problem = "the completions of a prompt that end have one score, so it learns to end and nothing else"
+        return (
+            f"{cfg.subject}: {problem}, by the draws before the first step. Choose another label."
+        )
+
     def cause(self, group: list[Rollout]) -> Cause:
         """Return why a group teaches nothing."""
         compared = self.compared(group)

@@ -393,13 +393,21 @@ def describe_step(
 
 
 def reward_message(
-    steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]], cfg: Drawing
+    steps: Sequence[dict[str, Any]],
+    held_out: Sequence[list[float | None]],
+    validation_prompts: int,
+    cfg: Drawing,
 ) -> str:
     """Return a warning if the reward rose from the first to the last fifth of the steps, but no gain on held-out prompts
-    is shown; else ''. `held_out`: rewards by evaluation."""
+    is shown; else ''. `held_out`: rewards by evaluation. `validation_prompts`: how many could be asked."""
     if not held_out:
-        problem = "no held-out prompt was asked, so a gain is not shown"
-        return f"{problem}. Set {cfg.block}.evaluations, or add validation prompts."
+        problem = "no held-out prompt was asked, so the curves show no gain"
+        way_out = f"Set {cfg.block}.evaluations=2."
+        if not validation_prompts:  # rows without an answer cannot be in this split
+            way_out = (
+                "The data has no validation prompts: the report shows the gain on test prompts."
+            )
+        return f"{problem}. {way_out}"
     fifth = max(1, len(steps) // 5)
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]

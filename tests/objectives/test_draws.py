@@ -310,6 +310,15 @@ def test_one_prompt_with_contrast_is_enough(
     assert bool(first.few_message(cfg)) == (first.figures["first_contrast"] * 4 < 1)
 
 
+def test_scores_that_only_tell_who_ended_are_named() -> None:
+    cfg = block(batch_size=4)
+    by_ending = first_draws([group_of(0.4, 0.4, cut=1)] * 4, cfg, False)
+    by_ending.require_contrast(cfg)
+    assert by_ending.ending_message(cfg).startswith("align=grpo: ")
+    one_differs = first_draws([*[group_of(0.4, 0.4, cut=1)] * 3, LIVE], cfg, False)
+    assert one_differs.ending_message(cfg) == ""
+
+
 def test_a_training_without_contrast_stops_before_its_first_step(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

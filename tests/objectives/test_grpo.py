@@ -432,10 +432,12 @@ def test_a_reward_takes_columns_and_trls_state_and_is_asked_whether_it_is_relati
 def test_a_reward_that_rises_without_a_held_out_gain_is_told() -> None:
     steps = [{"reward": 0.2 + 0.05 * i + 0.01 * (i % 2)} for i in range(15)]
     cfg = block()
-    assert "no gain is shown" in reward_message(steps, [[0.0, 1.0, None], [1.0, 0.0, 1.0]], cfg)
-    assert reward_message([{"reward": 0.5}] * 15, [[0.0, 1.0], [0.0, 1.0]], cfg) == ""
-    assert reward_message(steps, [[0.0] * 8, [1.0, 0.9] * 4], cfg) == ""
-    assert "no held-out prompt was asked" in reward_message(steps, [], cfg)
+    assert "no gain is shown" in reward_message(steps, [[0.0, 1.0, None], [1.0, 0.0, 1.0]], 3, cfg)
+    assert reward_message([{"reward": 0.5}] * 15, [[0.0, 1.0], [0.0, 1.0]], 2, cfg) == ""
+    assert reward_message(steps, [[0.0] * 8, [1.0, 0.9] * 4], 8, cfg) == ""
+    assert "Set grpo.evaluations=2" in reward_message(steps, [], 8, cfg)
+    without_prompts = reward_message(steps, [], 0, cfg)
+    assert "report" in without_prompts and "grpo.evaluations" not in without_prompts
 
 
 @pytest.mark.parametrize(
