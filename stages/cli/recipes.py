@@ -262,7 +262,7 @@ def describe_recipe(typed: Mapping[str, str], untyped_reaches: Sequence[Reach] =
 
 
 def describe_objective(cfg: Config, typed: Mapping[str, str]) -> str:
-    """Return what trains the policy, what says so, and whether a control stands beside it; an empty text without it."""
+    """Return what trains the policy, what says so, and which control stands beside it; an empty text without it."""
     if cfg.align in (Align.none, Align.given):
         return ""
     name = typed.get("recipe") or recipe_in_place_of_default(typed) or DEFAULT
@@ -275,5 +275,8 @@ def describe_objective(cfg: Config, typed: Mapping[str, str]) -> str:
     if cfg.align not in cfg.controllable:
         return objective
     if cfg.control:
-        return f"{objective} and its control"
+        control = "plain SFT on the chosen answers"
+        if cfg.align in cfg.drawing:
+            control = cfg.control_of_draws(cfg.align).title.lower()
+        return f"{objective} and its control, {control}"
     return f"{objective}, without its control (control=true)"

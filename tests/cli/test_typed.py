@@ -135,7 +135,7 @@ def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ((), "objective: dpo (the default) and its control"),
+        ((), "objective: dpo (the default) and its control, plain SFT on the chosen answers"),
         (("recipe=tiny", "align=kto"), "objective: kto (typed)"),
         (
             ("recipe=short_tasks",),
@@ -147,7 +147,11 @@ def test_the_demo_is_left_out_where_content_of_the_users_is_typed(
         ),
         (
             ("recipe=own_reward", "align=raft", "control=true"),
-            "objective: grpo (typed) and its control",
+            "objective: grpo (typed) and its control, best of one pool",
+        ),
+        (
+            ("recipe=own_reward", "control=true"),
+            "objective: grpo (of the recipe) and its control, best draws",
         ),
         (("recipe=rejection_sampling",), ""),
     ],
