@@ -94,7 +94,7 @@ SHOWN: dict[str, tuple[str, Make]] = {
     ),
     "headers after chats": (
         "moved_to_another_form",
-        lambda at: at.sft("headers_after_chats", at.start, headers),
+        lambda at: at.sft("headers_after_chats", at.start, headers, steps=30, rate=6e-3),
     ),
     "two BOS": (
         "likelier_with_other_bos",
@@ -110,11 +110,7 @@ def test_a_trace_of_a_planted_fault_is_shown_with_the_figure_of_the_start(
 ) -> None:
     finding_name, make = SHOWN[kind]
     examination = planted.examination(make(planted))
-    findings = [each for each in examination.findings if each.name == finding_name]
-    if kind == "headers after chats" and not findings:
-        # On an AMD EPYC the answers fell by 0.20 nats a token (0.05 to 0.34), and by more than 0.05 is wanted.
-        pytest.skip("this processor's rounding leaves the planted change within the noise")
-    [finding] = findings
+    [finding] = [each for each in examination.findings if each.name == finding_name]
     assert planted.start.name in finding.seen
     assert len(finding.causes) > 1
     assert not finding.certain
