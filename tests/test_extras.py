@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.errors import UserError
-from stages.config.extras import EXTRAS, join
+from stages.config.extras import EXTRAS, join_entries
 from stages.config.installation import ROOT
 from tests.helpers import TINY, Chain
 
@@ -189,12 +189,12 @@ OF_THE_WHOLE = (
 
 def test_two_extras_do_not_have_one_name() -> None:
     entries = {"audit": {"rows": 1, "pages": 2}, "diary": {"days": 3}}
-    assert join(entries, "block") == {"rows": 1, "pages": 2, "days": 3}
+    assert join_entries(entries, "block") == {"rows": 1, "pages": 2, "days": 3}
     entries["diary"]["pages"] = 4
     with pytest.raises(
         UserError, match=r"stages/extras/audit and stages/extras/diary .* block pages"
     ):
-        join(entries, "block")
+        join_entries(entries, "block")
 
 
 @pytest.mark.extended

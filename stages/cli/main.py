@@ -47,10 +47,8 @@ if TYPE_CHECKING:
     from stages.pages.live import LivePage
 
 log = logging.getLogger(__name__)
-ASKING = (
-    Target.sample,
-    *DRAWING,
-)  # stages in which a model answers the prompts that the policy learns from
+# stages in which a model answers the prompts that the policy learns from
+ASKING = (Target.sample, *DRAWING)
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,7 @@ def run(composed: DictConfig) -> float | None:
         if cfg.left_out is None:
             refuse_unread(cfg, nodes, line.typed.values, interpolated)
         log_edited_stages(nodes)
-        if any(node.stage in ASKING for node in nodes.values()):
-            warn_of_unasked_files(cfg)
+        warn_of_unasked_files(cfg, nodes)
         if nodes:
             recipe += recipes.describe_objective(cfg, line.values)
         if nodes and HydraConfig.initialized() and composed.stage in COMMANDS and not reaches:
@@ -154,9 +151,10 @@ def refuse_unread(
         log.warning("warning: %s", message)
 
 
-def warn_of_unasked_files(cfg: Config) -> None:
-    """Warn if the policy learns from no prompt of the user's files."""
-    message = unasked_files_message(cfg)
+def warn_of_unasked_files(cfg: Config, nodes: Mapping[str, Node]) -> None:
+    """Warn if these nodes ask prompts that the policy learns from, and none is of the user's files."""
+    asks = any(node.stage in ASKING for node in nodes.values())
+    message = unasked_files_message(cfg) if asks else None
     if message:
         log.warning("warning: %s", message)
 

@@ -23,7 +23,7 @@ its own; and `EXIT_CODES`, by exit code what it can mean, too. The record of an 
 table of stages is there."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -65,18 +65,23 @@ def import_beside(block: object, name: str) -> ModuleType:
     return importlib.import_module(f"{type(block).__module__}.{name}")
 
 
-def join(entries_by_extra: Mapping[str, Mapping[str, T]], noun: str) -> dict[str, T]:
-    """Return the entries of all extras by name. `noun`: what an entry is. Raise UserError if two extras have one of the
-    same name, of which the first would be lost."""
-    joined = dict[str, T]()
+def require_different_names(names_by_extra: Mapping[str, Iterable[str]], noun: str) -> None:
+    """Raise UserError if two extras have something of the same name, of which one would be lost. `noun`: what it is."""
     extra_by_name = dict[str, str]()
-    for extra, entries in entries_by_extra.items():
-        for name, entry in entries.items():
+    for extra, names in names_by_extra.items():
+        for name in names:
             if name in extra_by_name:
                 folders = f"stages/extras/{extra_by_name[name]} and stages/extras/{extra}"
                 raise UserError(f"{folders} both have the {noun} {name}. Rename it in one of them.")
             extra_by_name[name] = extra
-            joined[name] = entry
+
+
+def join_entries(entries_by_extra: Mapping[str, Mapping[str, T]], noun: str) -> dict[str, T]:
+    """Return the entries of all extras by name. Raise UserError if two extras have one of the same name."""
+    require_different_names(entries_by_extra, noun)
+    joined = dict[str, T]()
+    for entries in entries_by_extra.values():
+        joined |= entries
     return joined
 
 
@@ -88,7 +93,7 @@ def stages_of_extras() -> dict[str, Stage]:
         stages_by_extra[extra] = {
             stage.name: replace(stage, extra=extra) for stage in module.STAGES
         }
-    return join(stages_by_extra, "stage")
+    return join_entries(stages_by_extra, "stage")
 
 
 def conf_folders() -> list[Path]:

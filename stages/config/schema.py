@@ -41,7 +41,7 @@ from stages.config.blocks.training import (
 )
 from stages.config.command_record import Standalone
 from stages.config.commands import COMMANDS
-from stages.config.extras import join, recorded
+from stages.config.extras import join_entries, recorded, require_different_names
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import (
     Limit,
@@ -343,10 +343,12 @@ def raft_message(typed: Mapping[str, str]) -> str | None:
 def with_keys_of_extras(name: str, core: type) -> type:
     """Return the class of a block of the core with the keys that extras add to it."""
     by_extra = {extra: each[name] for extra, each in recorded("BLOCKS").items() if name in each}
-    join({extra: block.__annotations__ for extra, block in by_extra.items()}, f"key of {name}")
-    classes = by_extra.values()
+    keys_by_extra = {extra: block.__annotations__ for extra, block in by_extra.items()}
+    require_different_names(keys_by_extra, f"key of {name}")
     namespace = {"__module__": __name__, "__doc__": core.__doc__}
-    return make_dataclass(f"Run{core.__name__}", [], bases=(*classes, core), namespace=namespace)
+    return make_dataclass(
+        f"Run{core.__name__}", [], bases=(*by_extra.values(), core), namespace=namespace
+    )
 
 
 RunTracker = with_keys_of_extras("tracker", Tracker)
@@ -363,7 +365,7 @@ def with_further_blocks(core: type[Config]) -> type[Config]:
         extra: {name: kind for name, kind in blocks.items() if name not in names}
         for extra, blocks in recorded("BLOCKS").items()
     }
-    kinds |= join(of_extras, "block")
+    kinds |= join_entries(of_extras, "block")
     kinds |= {"tracker": RunTracker, "launch": RunLaunch, "eval": RunEval}
     for name, command in COMMANDS.items():
         if command.block and name not in names:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.extras import folder_of, join, modules_of_extras
+from stages.config.extras import folder_of, join_entries, modules_of_extras
 from stages.evaluation.measures import Measure
 from stages.store.workspace import StageDir
 
@@ -25,4 +25,4 @@ def measure_sections(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> li
     for module in modules_of_extras("results"):
         section: Section = module.measure_section(cfg, inputs, out)
         by_extra[folder_of(module)] = {section.name: section}
-    return [*join(by_extra, "section of results").values()]
+    return [*join_entries(by_extra, "section of results").values()]

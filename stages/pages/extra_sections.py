@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.config.extras import folder_of, join, modules_of_extras
+from stages.config.extras import folder_of, join_entries, modules_of_extras
 from stages.evaluation.results import Results
 
 
@@ -27,8 +27,10 @@ def read_sections(inputs: Mapping[str, Path], results: Results, note: str) -> Se
     for module in modules_of_extras("page"):
         by_extra[folder_of(module)] = module.read_sections(inputs, results, note)
     all_sections = Sections(
-        values=join({extra: each.values for extra, each in by_extra.items()}, "value"),
-        sentences=join({extra: each.sentences for extra, each in by_extra.items()}, "section"),
+        values=join_entries({extra: each.values for extra, each in by_extra.items()}, "value"),
+        sentences=join_entries(
+            {extra: each.sentences for extra, each in by_extra.items()}, "section"
+        ),
     )
     for sections in by_extra.values():
         all_sections.first += sections.first

@@ -43,13 +43,17 @@ def keyed_sources(cfg: Config) -> list[tuple[str, Source]]:
     return sources
 
 
+def needs_labels(cfg: Config) -> bool:
+    """Return True if the policy or an arm learns from labelled answers, given ones or draws of its own."""
+    return cfg.learns_from_labels or bool(cfg.drawing)
+
+
 def unasked_files_message(cfg: Config) -> str | None:
     """Return the warning that the policy learns from answers to generated prompts alone, although the data has files of
     the user; None if it does not."""
-    samples_answers = bool(cfg.drawing) or cfg.learns_from_labels
     brings_prompts = cfg.candidates_bring_prompts and not cfg.drawing
     asks_a_file = any(source.shares.get(Split.preference) for source in cfg.data.sources)
-    if not samples_answers or brings_prompts or asks_a_file or not cfg.data.sources:
+    if not needs_labels(cfg) or brings_prompts or asks_a_file or not cfg.data.sources:
         return None
     file = cfg.data.sources[0].path
     splits = (
@@ -68,8 +72,8 @@ def verifier_lacks_checks(cfg: Config) -> bool:
     has_checked_source = any(
         source.check and source.shares.get("preference") for source in cfg.data.sources
     )
-    needs_labels = cfg.learns_from_labels or bool(cfg.drawing)
-    return needs_labels and not has_checked_source and not cfg.generates_prompts("preference")
+    is_without_checks = not has_checked_source and not cfg.generates_prompts("preference")
+    return needs_labels(cfg) and is_without_checks
 
 
 def validate_sample(cfg: Config) -> None:

@@ -11,7 +11,7 @@ from statistics import fmean
 from stages.config.blocks.draws import Drawing
 from stages.config.errors import UserError
 from stages.evaluation.relative_scores import have_difference
-from stages.training.rollouts import Rollout
+from stages.training.rollouts import Rollout, ended_with_reward
 
 # Why a prompt teaches nothing: fewer than two of its completions can be compared, as the others do not end; all pass;
 # none does; all have one score; or the scores differ, but the objective wants a higher one.
@@ -83,7 +83,7 @@ class FirstDraws:
     def ending_message(self, cfg: Drawing) -> str:
         """Return a warning if scores differ between completions that end and truncated ones alone, else ''."""
         for group in self.groups:
-            ended = [draw for draw in self.compared(group) if draw.finish_reason == "stop"]
+            ended = ended_with_reward(self.compared(group))
             if have_difference([draw.reward or 0.0 for draw in ended]):
                 return ""
         problem = "the completions of a prompt that end have one score, so it learns to end and nothing else"

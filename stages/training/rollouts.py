@@ -402,12 +402,12 @@ def reward_message(
     is shown; else ''. `held_out`: rewards by evaluation. `validation_prompts`: how many could be asked."""
     if not held_out:
         problem = "no held-out prompt was asked, so the curves show no gain"
-        way_out = f"Set {cfg.block}.evaluations=2."
-        if not validation_prompts:  # rows without an answer cannot be in this split
-            way_out = (
-                "The data has no validation prompts: the report shows the gain on test prompts."
-            )
-        return f"{problem}. {way_out}"
+        if validation_prompts:
+            return f"{problem}. Set {cfg.block}.evaluations=2."
+        # no way out is offered: rows without an answer cannot be validation prompts
+        return (
+            f"{problem}. The data has no validation prompts: the report shows it on test prompts."
+        )
     fifth = max(1, len(steps) // 5)
     rewards = [step["reward"] for step in steps]
     first = rewards[:fifth]

@@ -4,16 +4,13 @@ import importlib
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, needing
 
 OF_EXTRAS = {"memory": "forecast", "sound_trainings": "examine"}  # what these benchmarks measure
-BENCHMARKS = [
-    pytest.param(
-        path.stem, marks=pytest.mark.extra(OF_EXTRAS[path.stem]) if path.stem in OF_EXTRAS else ()
-    )
-    for path in sorted((ROOT / "tests" / "bench").glob("*.py"))
-    if "test" not in path.stem
-]
+NAMES = sorted(
+    path.stem for path in (ROOT / "tests" / "bench").glob("*.py") if "test" not in path.stem
+)
+BENCHMARKS = [needing(OF_EXTRAS[name], name) if name in OF_EXTRAS else name for name in NAMES]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

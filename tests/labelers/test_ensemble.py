@@ -17,7 +17,7 @@ from stages.labelers.ensemble import EnsembleLabeler, JointVote, joint_votes
 from stages.labelers.labeler import Pool
 from stages.objectives.grpo import compute_advantages
 from stages.store.records import Candidate, Check, Judgement, Pair, load
-from tests.helpers import Chain, build, nodes, refused, settings
+from tests.helpers import Chain, build, needing, nodes, refused, settings
 from tests.rows import pool, work
 
 pytest.importorskip("openai")
@@ -149,11 +149,11 @@ GATE = "label.combine=gate"
             (BRIEF,),
             "label.members",
         ),
-        pytest.param(
+        needing(
+            "human",
             "{labeler: verifier, veto: 1}, {labeler: own}",
             (BRIEF, "label.people=5"),
             "label.people=5",
-            marks=pytest.mark.extra("human"),
         ),
     ],
 )
